@@ -1,3 +1,30 @@
 """rlv2v_fast: fused ConvLSTM and residual-block kernels for PyTorch, and RL-V2V-GAN built on them."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rlv2v_fast.models.rlv2vgan import RLV2VGAN
+    from rlv2v_fast.nn.blocks import RPB, URB, R
+    from rlv2v_fast.nn.convlstm import ConvLSTM, ConvLSTMCell
+
 __version__ = "0.1.0"
+__all__ = ["RLV2VGAN", "RPB", "URB", "ConvLSTM", "ConvLSTMCell", "R", "__version__"]
+
+_HOMES = {
+    "ConvLSTM": "rlv2v_fast.nn.convlstm",
+    "ConvLSTMCell": "rlv2v_fast.nn.convlstm",
+    "R": "rlv2v_fast.nn.blocks",
+    "RPB": "rlv2v_fast.nn.blocks",
+    "URB": "rlv2v_fast.nn.blocks",
+    "RLV2VGAN": "rlv2v_fast.models.rlv2vgan",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use, so that `rlv2v info` and --help start without building anything."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rlv2v_fast' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,77 @@
+"""Choosing the backend of an operator.
+
+A backend is named "triton", "cpp" or "reference". Each operator asks its backends in order why they would refuse the
+call; "auto" takes the first that does not, and an explicit choice that refuses raises with its reason.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+
+import torch
+
+from rlv2v_fast import extension
+
+BACKENDS = ("auto", "triton", "cpp", "reference")
+
+# Loaded once, at import: torch.compile can then treat the answer as a constant.
+_CPP_REFUSALS = {"cpu": extension.why_not_cpu(), "cuda": extension.why_not_cuda()}
+
+_warned: set[tuple[str, str]] = set()
+
+
+class BackendFallbackWarning(UserWarning):
+    """backend="auto" runs the plain PyTorch reference because no fused backend takes the call; said once a reason."""
+
+
+def check_backend(backend: str) -> str:
+    """Return backend; ValueError unless it is one of BACKENDS."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; got {backend!r}")
+    return backend
+
+
+def choose(op: str, backend: str, refusals: Mapping[str, Callable[[], str | None]]) -> str:
+    """Name of the backend that runs this call.
+
+    Args:
+        op: operator name, for messages.
+        backend: one of BACKENDS.
+        refusals: for each fused backend, fastest first, a function giving the reason it refuses this call, or None.
+
+    Raises:
+        ValueError: backend is not one of BACKENDS.
+        RuntimeError: an explicit backend refuses; the message carries its reason.
+    """
+    check_backend(backend)
+    if backend == "reference":
+        return backend
+    if backend != "auto":
+        reason = refusals[backend]() if backend in refusals else "this operator has no such kernel"
+        if reason is not None:
+            raise RuntimeError(f"backend={backend!r} cannot run {op}: {reason}")
+        return backend
+    reasons = []
+    for name, refuses in refusals.items():
+        reason = refuses()
+        if reason is None:
+            return name
+        reasons.append(f"{name}: {reason}")
+    _warn_once(op, "; ".join(reasons))
+    return "reference"
+
+
+def _warn_once(op: str, reasons: str) -> None:
+    if torch.compiler.is_compiling() or (op, reasons) in _warned:
+        return
+    _warned.add((op, reasons))
+    warnings.warn(f"{op} runs its PyTorch reference ({reasons})", BackendFallbackWarning, stacklevel=4)
+
+
+def cpp_refusal(tensor: torch.Tensor) -> str | None:
+    """Why the C++ operators cannot take this tensor, judged by device and build; None when they can."""
+    device = tensor.device.type
+    if device in _CPP_REFUSALS:
+        return _CPP_REFUSALS[device]
+    return f"the C++ operators run on cpu and cuda, not on {device}"

@@ -1,0 +1,273 @@
+"""Builds the package and its three native parts with ninja.
+
+    rlv2v_fast/_ops_cpu.so    CPU operators, LibTorch stable ABI: one build serves every torch >= 2.11
+    rlv2v_fast/_ops_cuda.so   CUDA operators, likewise; needs nvcc and a CUDA build of torch
+    rlv2v_fast/_C.*.so        pybind11 module: build information and kernel cores for tests
+
+RLV2V_FAST_BUILD chooses: auto (default) builds what it can and records why not for the rest, cpu leaves CUDA out, cuda
+fails where CUDA cannot be built, none builds nothing. RLV2V_FAST_CUDA_ARCHS lists the architectures ("80;90;100").
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT))
+from build_backend import find_torch  # noqa: E402
+
+MODES = ("auto", "cpu", "cuda", "none")
+# The oldest torch whose stable ABI the operators are compiled against.
+TORCH_TARGET = "0x020b000000000000"
+CXX_FLAGS = ["-O3", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-g0", "-Wall", "-Wno-unknown-pragmas"]
+# Vector code may reassociate nothing and must keep NaN: only errno and traps are given up.
+SIMD_FLAGS = ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
+ISA_FLAGS = {
+    "baseline": [],
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"],
+}
+DEFAULT_CUDA_ARCHS = "80;90;100"
+
+
+class BuildRefusedError(Exception):
+    """A part cannot be built here; the message is the one sentence that says why."""
+
+
+@dataclass(frozen=True)
+class Object:
+    source: Path
+    name: str
+    flags: list[str]
+    rule: str = "cxx"
+
+
+def version() -> str:
+    text = (ROOT / "rlv2v_fast/__init__.py").read_text()
+    return re.search(r'__version__ = "([^"]+)"', text).group(1)
+
+
+def build_mode() -> str:
+    mode = os.environ.get("RLV2V_FAST_BUILD", "auto")
+    if mode not in MODES:
+        raise SystemExit(f"RLV2V_FAST_BUILD must be one of {', '.join(MODES)}; got {mode!r}")
+    return mode
+
+
+def torch_version_field(torch: Path, field: str) -> str | None:
+    """A field of torch/version.py, read as text because torch may not be importable here."""
+    match = re.search(rf"^{field}\b[^=]*= *'([^']*)'", (torch / "version.py").read_text(), re.MULTILINE)
+    return match.group(1) if match else None
+
+
+def cxx() -> str:
+    compiler = os.environ.get("CXX", "c++")
+    if shutil.which(compiler) is None:
+        raise BuildRefusedError(f"no C++ compiler: {compiler!r} was not found on PATH")
+    if platform.system() == "Windows":
+        raise BuildRefusedError(
+            "the C++ operators are built with GCC or Clang, which this Windows build does not use"
+        )
+    return compiler
+
+
+def torch_or_refuse() -> Path:
+    torch = find_torch()
+    if torch is None:
+        raise BuildRefusedError("no torch >= 2.11 with headers was found; set RLV2V_FAST_TORCH to its folder")
+    return torch
+
+
+def nvcc_for(torch: Path) -> str:
+    nvcc = shutil.which("nvcc") or shutil.which(
+        "nvcc", path=os.path.join(os.environ.get("CUDA_HOME", ""), "bin")
+    )
+    if nvcc is None:
+        raise BuildRefusedError("nvcc was not found on PATH or under CUDA_HOME")
+    if torch_version_field(torch, "cuda") is None:
+        raise BuildRefusedError(f"torch {torch_version_field(torch, '__version__')} is not a CUDA build")
+    return nvcc
+
+
+def cuda_arch_flags() -> list[str]:
+    archs = os.environ.get("RLV2V_FAST_CUDA_ARCHS", DEFAULT_CUDA_ARCHS).split(";")
+    flags = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
+    # PTX of the newest lets the driver compile for cards that do not exist yet.
+    return [*flags, f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}"]
+
+
+def isas() -> list[str]:
+    return list(ISA_FLAGS) if platform.machine().lower() in ("x86_64", "amd64") else ["baseline"]
+
+
+def cpu_objects(torch: Path) -> list[Object]:
+    """*_cpu.cpp register operators; *_simd.cpp hold the loops and are compiled once per instruction set."""
+    flags = [*CXX_FLAGS, f"-I{torch}/include", f"-DTORCH_TARGET_VERSION={TORCH_TARGET}"]
+    objects = [Object(source, source.stem, flags) for source in sorted((ROOT / "csrc").glob("*_cpu.cpp"))]
+    for source in sorted((ROOT / "csrc").glob("*_simd.cpp")):
+        for isa in isas():
+            objects.append(
+                Object(
+                    source,
+                    f"{source.stem}.{isa}",
+                    [*CXX_FLAGS, *SIMD_FLAGS, *ISA_FLAGS[isa], f"-DRLV2V_ISA={isa}"],
+                )
+            )
+    if "avx512" in isas():
+        objects = [
+            Object(o.source, o.name, [*o.flags, "-DRLV2V_X86=1"]) if o.name.endswith("_cpu") else o
+            for o in objects
+        ]
+    return objects
+
+
+def cuda_objects(torch: Path) -> list[Object]:
+    """*_cuda.cu hold kernels and launchers without a torch header; *_cuda.cpp register them."""
+    flags = [*CXX_FLAGS, f"-I{torch}/include", f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", "-DUSE_CUDA=1"]
+    objects = [Object(source, source.stem, flags) for source in sorted((ROOT / "csrc").glob("*_cuda.cpp"))]
+    nvcc_flags = ["-O3", "-std=c++17", "--expt-relaxed-constexpr", "-Xcompiler=-fPIC", *cuda_arch_flags()]
+    for source in sorted((ROOT / "csrc").glob("*_cuda.cu")):
+        objects.append(Object(source, f"{source.stem}.kernel", nvcc_flags, "nvcc"))
+    return objects
+
+
+def run_ninja(
+    folder: Path, compilers: dict[str, str], objects: list[Object], output: Path, link: list[str]
+) -> None:
+    import ninja
+
+    folder.mkdir(parents=True, exist_ok=True)
+    rules = [
+        f"rule cxx\n  command = {compilers['cxx']} -MMD -MF $out.d $flags -c $in -o $out\n  depfile = $out.d\n"
+        "  deps = gcc",
+        f"rule link\n  command = {compilers['cxx']} -shared $in -o $out $flags",
+    ]
+    if "nvcc" in compilers:
+        rules.append(f"rule nvcc\n  command = {compilers['nvcc']} $flags -c $in -o $out")
+    edges = [
+        f"build {item.name}.o: {item.rule} {item.source}\n  flags = {' '.join(item.flags)}"
+        for item in objects
+    ]
+    inputs = " ".join(f"{item.name}.o" for item in objects)
+    edges.append(f"build {output.name}: link {inputs}\n  flags = {' '.join(link)}")
+    (folder / "build.ninja").write_text("\n".join(rules + edges) + "\n")
+    command = [os.path.join(ninja.BIN_DIR, "ninja"), "-C", str(folder)]
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    print(result.stdout)
+    if result.returncode != 0:
+        errors = [line for line in result.stdout.splitlines() if "error" in line]
+        raise BuildRefusedError(
+            f"compiling {output.name} failed: {errors[0] if errors else 'see the build log'}"
+        )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(folder / output.name, output)
+
+
+def undefined_symbols_flag() -> list[str]:
+    return ["-undefined", "dynamic_lookup"] if platform.system() == "Darwin" else []
+
+
+class BuildNative(build_ext):
+    """Builds each part, or records the reason it could not be built; RLV2V_FAST_BUILD says which may be missing."""
+
+    def run(self) -> None:
+        mode = build_mode()
+        parts = {"ops_cpu": self.build_cpu, "bindings": self.build_bindings, "ops_cuda": self.build_cuda}
+        info: dict[str, object] = {"mode": mode, "version": version()}
+        for part, build in parts.items():
+            info[part] = self.attempt(part, build, mode)
+        path = self.target("_build_info.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(info, indent=1) + "\n")
+
+    def attempt(self, part: str, build, mode: str) -> str:
+        """'built', or the reason it was not."""
+        if mode == "none" or (mode == "cpu" and part == "ops_cuda"):
+            return f"left out by RLV2V_FAST_BUILD={mode}"
+        try:
+            build()
+            return "built"
+        except BuildRefusedError as refusal:
+            if mode == "auto" or (mode == "cuda" and part != "ops_cuda"):
+                print(f"rlv2v_fast: {part} is not built: {refusal}", file=sys.stderr)
+                return str(refusal)
+            raise SystemExit(f"RLV2V_FAST_BUILD={mode}: {part} cannot be built: {refusal}") from None
+
+    def target(self, name: str) -> Path:
+        base = ROOT if self.inplace else Path(self.build_lib)
+        return base / "rlv2v_fast" / name
+
+    def scratch(self, name: str) -> Path:
+        return Path(self.build_temp).resolve() / name
+
+    def build_cpu(self) -> None:
+        torch = torch_or_refuse()
+        link = [f"-L{torch}/lib", "-ltorch_cpu", *undefined_symbols_flag()]
+        run_ninja(self.scratch("cpu"), {"cxx": cxx()}, cpu_objects(torch), self.target("_ops_cpu.so"), link)
+
+    def build_cuda(self) -> None:
+        torch = torch_or_refuse()
+        compilers = {"cxx": cxx(), "nvcc": nvcc_for(torch)}
+        cuda_home = Path(compilers["nvcc"]).resolve().parent.parent
+        objects = [
+            Object(o.source, o.name, [*o.flags, f"-I{cuda_home}/include"], o.rule)
+            for o in cuda_objects(torch)
+        ]
+        link = [f"-L{torch}/lib", "-ltorch_cpu", "-ltorch_cuda", f"-L{cuda_home}/lib64", "-lcudart"]
+        run_ninja(self.scratch("cuda"), compilers, objects, self.target("_ops_cuda.so"), link)
+
+    def build_bindings(self) -> None:
+        import pybind11
+
+        torch = find_torch()
+        defines = {
+            "RLV2V_VERSION": version(),
+            "RLV2V_BUILT_WITH_TORCH": (torch_version_field(torch, "__version__") or "") if torch else "",
+        }
+        flags = [
+            *CXX_FLAGS,
+            f"-I{pybind11.get_include()}",
+            f"-I{sysconfig.get_path('include')}",
+            *(f"'-D{name}=\"{value}\"'" for name, value in defines.items()),
+        ]
+        objects = [Object(ROOT / "csrc/bindings.cpp", "bindings", flags)]
+        suffix = sysconfig.get_config_var("EXT_SUFFIX")
+        run_ninja(
+            self.scratch("bindings"),
+            {"cxx": cxx()},
+            objects,
+            self.target(f"_C{suffix}"),
+            undefined_symbols_flag(),
+        )
+
+    def get_outputs(self) -> list[str]:
+        return [str(path) for path in self.target("").glob("_*") if path.suffix in (".so", ".json")]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        return {}
+
+
+setup(
+    version=version(),
+    packages=[
+        "rlv2v_fast",
+        *(f"rlv2v_fast.{p.parent.name}" for p in sorted((ROOT / "rlv2v_fast").glob("*/__init__.py"))),
+    ],
+    package_dir={"rlv2v_fast.kernels": "kernels"},
+    package_data={"rlv2v_fast": ["py.typed", "train/presets/*.yaml"], "rlv2v_fast.train": ["presets/*.yaml"]},
+    # One declared extension makes setuptools run build_ext and tag the wheel for this Python and platform.
+    ext_modules=[Extension("rlv2v_fast._C", ["csrc/bindings.cpp"])],
+    cmdclass={"build_ext": BuildNative},
+)
