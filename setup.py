@@ -77,9 +77,7 @@ def cxx() -> str:
     if shutil.which(compiler) is None:
         raise BuildRefusedError(f"no C++ compiler: {compiler!r} was not found on PATH")
     if platform.system() == "Windows":
-        raise BuildRefusedError(
-            "the C++ operators are built with GCC or Clang, which this Windows build does not use"
-        )
+        raise BuildRefusedError("the C++ operators are built with GCC or Clang, which this Windows build does not use")
     return compiler
 
 
@@ -91,9 +89,7 @@ def torch_or_refuse() -> Path:
 
 
 def nvcc_for(torch: Path) -> str:
-    nvcc = shutil.which("nvcc") or shutil.which(
-        "nvcc", path=os.path.join(os.environ.get("CUDA_HOME", ""), "bin")
-    )
+    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path=os.path.join(os.environ.get("CUDA_HOME", ""), "bin"))
     if nvcc is None:
         raise BuildRefusedError("nvcc was not found on PATH or under CUDA_HOME")
     if torch_version_field(torch, "cuda") is None:
@@ -127,8 +123,7 @@ def cpu_objects(torch: Path) -> list[Object]:
             )
     if "avx512" in isas():
         objects = [
-            Object(o.source, o.name, [*o.flags, "-DRLV2V_X86=1"]) if o.name.endswith("_cpu") else o
-            for o in objects
+            Object(o.source, o.name, [*o.flags, "-DRLV2V_X86=1"]) if o.name.endswith("_cpu") else o for o in objects
         ]
     return objects
 
@@ -143,9 +138,7 @@ def cuda_objects(torch: Path) -> list[Object]:
     return objects
 
 
-def run_ninja(
-    folder: Path, compilers: dict[str, str], objects: list[Object], output: Path, link: list[str]
-) -> None:
+def run_ninja(folder: Path, compilers: dict[str, str], objects: list[Object], output: Path, link: list[str]) -> None:
     import ninja
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -156,10 +149,7 @@ def run_ninja(
     ]
     if "nvcc" in compilers:
         rules.append(f"rule nvcc\n  command = {compilers['nvcc']} $flags -c $in -o $out")
-    edges = [
-        f"build {item.name}.o: {item.rule} {item.source}\n  flags = {' '.join(item.flags)}"
-        for item in objects
-    ]
+    edges = [f"build {item.name}.o: {item.rule} {item.source}\n  flags = {' '.join(item.flags)}" for item in objects]
     inputs = " ".join(f"{item.name}.o" for item in objects)
     edges.append(f"build {output.name}: link {inputs}\n  flags = {' '.join(link)}")
     (folder / "build.ninja").write_text("\n".join(rules + edges) + "\n")
@@ -168,9 +158,7 @@ def run_ninja(
     print(result.stdout)
     if result.returncode != 0:
         errors = [line for line in result.stdout.splitlines() if "error" in line]
-        raise BuildRefusedError(
-            f"compiling {output.name} failed: {errors[0] if errors else 'see the build log'}"
-        )
+        raise BuildRefusedError(f"compiling {output.name} failed: {errors[0] if errors else 'see the build log'}")
     output.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy2(folder / output.name, output)
 
@@ -221,10 +209,7 @@ class BuildNative(build_ext):
         torch = torch_or_refuse()
         compilers = {"cxx": cxx(), "nvcc": nvcc_for(torch)}
         cuda_home = Path(compilers["nvcc"]).resolve().parent.parent
-        objects = [
-            Object(o.source, o.name, [*o.flags, f"-I{cuda_home}/include"], o.rule)
-            for o in cuda_objects(torch)
-        ]
+        objects = [Object(o.source, o.name, [*o.flags, f"-I{cuda_home}/include"], o.rule) for o in cuda_objects(torch)]
         link = [f"-L{torch}/lib", "-ltorch_cpu", "-ltorch_cuda", f"-L{cuda_home}/lib64", "-lcudart"]
         run_ninja(self.scratch("cuda"), compilers, objects, self.target("_ops_cuda.so"), link)
 

@@ -199,10 +199,12 @@ class ConvLSTM(nn.Module):
                 f"returns them; got {len(hidden_state)}"
             )
         x = input_tensor if self.batch_first else input_tensor.transpose(0, 1)
-        outputs, states = [], []
+        outputs: list[Tensor] = []
+        states: list[list[Tensor]] = []
+        cell: Any
         for index, cell in enumerate(self.cell_list):
-            h, c = hidden_state[index] if hidden_state is not None else (None, None)
-            x, h, c = cell.sequence(x, h, c, lengths)
+            start = hidden_state[index] if hidden_state is not None else (None, None)
+            x, h, c = cell.sequence(x, *start, lengths)
             outputs.append(x)
             states.append([h, c])
             if self.dropout and index + 1 < self.num_layers:

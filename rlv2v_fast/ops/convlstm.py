@@ -63,9 +63,7 @@ def _stepwise(
     return torch.stack(outputs, dim=1), h, c
 
 
-def _check(
-    x: Tensor, weight: Tensor, bias: Tensor | None, peephole: Tensor | None, lengths: Tensor | None
-) -> None:
+def _check(x: Tensor, weight: Tensor, bias: Tensor | None, peephole: Tensor | None, lengths: Tensor | None) -> None:
     if x.dim() != 5:
         raise ValueError(f"x must have shape (B, T, C, H, W); got {tuple(x.shape)}")
     batch, steps, channels = x.shape[:3]
@@ -93,9 +91,7 @@ def _check(
 
 def _check_lengths(lengths: Tensor, batch: int, steps: int) -> None:
     if lengths.shape != (batch,) or lengths.dtype.is_floating_point or lengths.dtype == torch.bool:
-        raise ValueError(
-            f"lengths must be ({batch},) integers; got {tuple(lengths.shape)} of {lengths.dtype}"
-        )
+        raise ValueError(f"lengths must be ({batch},) integers; got {tuple(lengths.shape)} of {lengths.dtype}")
     if torch.compiler.is_compiling() or lengths.numel() == 0:
         return
     if int(lengths.min()) < 0 or int(lengths.max()) > steps:
@@ -109,9 +105,7 @@ def _autocasting(x: Tensor) -> bool:
 def _initial_state(x: Tensor, weight: Tensor, h0: Tensor | None, c0: Tensor | None) -> tuple[Tensor, Tensor]:
     batch, _, _, height, width = x.shape
     shape = (batch, weight.shape[0] // 4, height, width)
-    dtype = (
-        torch.get_autocast_dtype(x.device.type) if _autocasting(x) and x.dtype != torch.float64 else x.dtype
-    )
+    dtype = torch.get_autocast_dtype(x.device.type) if _autocasting(x) and x.dtype != torch.float64 else x.dtype
     for name, state in (("h0", h0), ("c0", c0)):
         if state is not None and state.shape != shape:
             raise ValueError(f"{name} must have shape {shape}; got {tuple(state.shape)}")

@@ -47,9 +47,7 @@ def _check(gates: Tensor, c: Tensor) -> None:
         raise ValueError(f"c must have shape (B, K, H, W); got {tuple(c.shape)}")
     b, k, height, width = c.shape
     if gates.shape != (b, 4 * k, height, width):
-        raise ValueError(
-            f"gates must have shape {(b, 4 * k, height, width)}, 4K channels; got {tuple(gates.shape)}"
-        )
+        raise ValueError(f"gates must have shape {(b, 4 * k, height, width)}, 4K channels; got {tuple(gates.shape)}")
     if c.dtype != state_dtype(gates.dtype):
         raise ValueError(f"c must be {state_dtype(gates.dtype)} beside {gates.dtype} gates; got {c.dtype}")
     if c.device != gates.device:
@@ -76,9 +74,7 @@ def _fwd_fake(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.library.register_fake("rlv2v_fast::convlstm_gates_bwd", lib=LIBRARY)
-def _bwd_fake(
-    grad_h: Tensor, grad_c_next: Tensor, gates: Tensor, c: Tensor, c_next: Tensor
-) -> tuple[Tensor, Tensor]:
+def _bwd_fake(grad_h: Tensor, grad_c_next: Tensor, gates: Tensor, c: Tensor, c_next: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(gates), torch.empty_like(c)
 
 
@@ -111,9 +107,5 @@ def _bwd_autograd(ctx: Any, grad_grad_gates: Tensor, grad_grad_c: Tensor) -> tup
         return torch.autograd.grad(outputs, inputs, (grad_grad_gates, grad_grad_c))
 
 
-torch.library.register_autograd(
-    "rlv2v_fast::convlstm_gates_fwd", _fwd_autograd, setup_context=_save_fwd, lib=LIBRARY
-)
-torch.library.register_autograd(
-    "rlv2v_fast::convlstm_gates_bwd", _bwd_autograd, setup_context=_save_bwd, lib=LIBRARY
-)
+torch.library.register_autograd("rlv2v_fast::convlstm_gates_fwd", _fwd_autograd, setup_context=_save_fwd, lib=LIBRARY)
+torch.library.register_autograd("rlv2v_fast::convlstm_gates_bwd", _bwd_autograd, setup_context=_save_bwd, lib=LIBRARY)

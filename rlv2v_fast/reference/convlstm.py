@@ -15,9 +15,7 @@ def state_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
-def convlstm_gates_reference(
-    gates: Tensor, c: Tensor, peephole: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def convlstm_gates_reference(gates: Tensor, c: Tensor, peephole: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The ConvLSTM cell after its convolution.
 
     i = sigmoid(gates_i + p_i c), f = sigmoid(gates_f + p_f c), c' = f c + i tanh(gates_g),
