@@ -58,7 +58,8 @@ def choose(op: str, backend: str, refusals: Mapping[str, Callable[[], str | None
         if reason is None:
             return name
         reasons.append(f"{name}: {reason}")
-    _warn_once(op, "; ".join(reasons))
+    if reasons:
+        _warn_once(op, "; ".join(reasons))
     return "reference"
 
 

@@ -1,0 +1,74 @@
+"""The discriminator D: per-frame authenticity and style, and one verdict on the whole clip."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rlv2v_fast.nn.blocks import RPB, CausalConv3d
+
+
+class Verdict(NamedTuple):
+    """Logits of a discriminator on a clip (B, T, C, H, W).
+
+    authenticity, style: (B, T, H // 8, W // 8), one per frame and patch. video: (B,), one per clip.
+    """
+
+    authenticity: Tensor
+    style: Tensor
+    video: Tensor
+
+
+class Trunk(nn.Module):
+    """Three RPB (w, 2w, 4w): (B, C, T, H, W) to (B, 4w, T, H // 8, W // 8)."""
+
+    def __init__(self, width: int, channels: int, *, norm: str, backend: str) -> None:
+        super().__init__()
+        widths = [channels, width, 2 * width, 4 * width]
+        self.blocks = nn.Sequential(
+            *(RPB(a, b, norm=norm, backend=backend) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(x)
+
+
+class Discriminator(nn.Module):
+    """Trunk of three RPB; a causal convolution gives the per-frame logits, a position-aware pooling the clip's.
+
+    The clip head averages relu(A [f_t, t/T]) over time, f_t the spatial mean of the features: knowing t, it can ask
+    for one look in the first half of a clip and another in the second (Figure 1).
+
+    Args:
+        width: channels w of the first level.
+        channels: channels C of a frame.
+        norm: "batch" or "instance" (per frame).
+        backend: of the fused operators.
+
+    Source: Figure 5 (three RPB, Conv3D, sigmoid). Returns logits: the sigmoid lives in the losses.
+    """
+
+    def __init__(self, width: int, channels: int = 3, *, norm: str = "batch", backend: str = "auto") -> None:
+        super().__init__()
+        self.channels = channels
+        self.trunk = Trunk(width, channels, norm=norm, backend=backend)
+        self.patch_head = CausalConv3d(4 * width, 2, bias=True)
+        self.clip_hidden = nn.Linear(4 * width + 1, 4 * width)
+        self.clip_head = nn.Linear(4 * width, 1)
+
+    def forward(self, video: Tensor) -> Verdict:
+        """Verdict on video (B, T, C, H, W) in [-1, 1], H and W at least 8."""
+        if video.dim() != 5 or video.shape[2] != self.channels or min(video.shape[3:]) < 8:
+            raise ValueError(f"video must have shape (B, T, {self.channels}, H >= 8, W >= 8); got {tuple(video.shape)}")
+        features = self.trunk(video.transpose(1, 2))
+        authenticity, style = self.patch_head(features).unbind(1)
+        return Verdict(authenticity, style, self._clip_logit(features.mean(dim=(3, 4)).transpose(1, 2)))
+
+    def _clip_logit(self, pooled: Tensor) -> Tensor:
+        batch, frames, _ = pooled.shape
+        position = torch.linspace(0, 1, frames, device=pooled.device, dtype=pooled.dtype)
+        position = position[None, :, None].expand(batch, frames, 1)
+        hidden = torch.relu(self.clip_hidden(torch.cat([pooled, position], dim=2)))
+        return self.clip_head(hidden.mean(dim=1)).squeeze(1)

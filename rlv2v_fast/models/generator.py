@@ -1,0 +1,96 @@
+"""The sequence generator G: a causal video-to-video encoder-decoder with a ConvLSTM bottleneck."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rlv2v_fast.nn.blocks import RPB, URB, BlockState, CausalConv3d, ConvState
+from rlv2v_fast.nn.convlstm import ConvLSTM
+from rlv2v_fast.nn.norm import make_norm
+
+# Three poolings: H and W must divide by 2^3.
+STRIDE = 8
+
+
+@dataclass(frozen=True)
+class GeneratorState:
+    """What a generator must remember of the frames it has seen to continue a stream."""
+
+    stem: ConvState
+    encoder: tuple[BlockState | None, ...]
+    bottleneck: list[list[Tensor]] | None
+    decoder: tuple[BlockState | None, ...]
+    head: ConvState
+
+
+START = GeneratorState(None, (None, None, None), None, (None, None, None), None)
+
+
+class Generator(nn.Module):
+    """Stem, three RPB (w, 2w, 4w), ConvLSTM(4w), three URB (2w, w, w), additive skips, convolution, tanh.
+
+    Args:
+        width: channels w of the first level.
+        channels: channels C of a frame.
+        norm: "batch" or "instance" (per frame).
+        backend: of the fused operators, "auto", "triton", "cpp" or "reference".
+
+    Source: Figure 5 (three RPB, three URB); the bottleneck and the skips as in the authors' code.
+    """
+
+    def __init__(self, width: int, channels: int = 3, *, norm: str = "batch", backend: str = "auto") -> None:
+        super().__init__()
+        self.channels = channels
+        self.stem = CausalConv3d(channels, width, bias=True)
+        pairs = [(width, width), (width, 2 * width), (2 * width, 4 * width)]
+        self.encoder = nn.ModuleList(RPB(a, b, norm=norm, backend=backend) for a, b in pairs)
+        self.convlstm = ConvLSTM(4 * width, 4 * width, 3, 1, batch_first=True, backend=backend)
+        self.bn = make_norm(norm, 4 * width)
+        pairs = [(4 * width, 2 * width), (2 * width, width), (width, width)]
+        self.decoder = nn.ModuleList(URB(a, b, norm=norm, backend=backend) for a, b in pairs)
+        self.head = CausalConv3d(width, channels, bias=True)
+
+    def forward(self, video: Tensor) -> Tensor:
+        """Translate a clip.
+
+        Args:
+            video: (B, T, C, H, W) in [-1, 1], H and W multiples of 8.
+
+        Returns:
+            (B, T, C, H, W) in (-1, 1); frame t depends on no later frame in eval mode.
+
+        Raises:
+            ValueError: video has another rank, channel count or size.
+        """
+        return self.stream(video, START)[0]
+
+    def stream(self, video: Tensor, state: GeneratorState = START) -> tuple[Tensor, GeneratorState]:
+        """Translate the next frames of a stream; `state` is what the call before returned."""
+        self._check(video)
+        x, stem = self.stem.stream(video.transpose(1, 2), state.stem)
+        levels = [x]
+        encoder = []
+        for block, block_state in zip(self.encoder, state.encoder, strict=True):
+            x, block_state = block.stream(x, block_state)  # type: ignore[operator]
+            levels.append(x)
+            encoder.append(block_state)
+        hidden, bottleneck = self.convlstm(x.transpose(1, 2), state.bottleneck)
+        x = self.bn(hidden[-1].transpose(1, 2))
+        decoder = []
+        for block, block_state, skip in zip(self.decoder, state.decoder, levels[-2::-1], strict=True):
+            x, block_state = block.stream(x, block_state)  # type: ignore[operator]
+            x = x + skip
+            decoder.append(block_state)
+        y, head = self.head.stream(x, state.head)
+        return torch.tanh(y).transpose(1, 2), GeneratorState(stem, tuple(encoder), bottleneck, tuple(decoder), head)
+
+    def _check(self, video: Tensor) -> None:
+        if video.dim() != 5 or video.shape[2] != self.channels:
+            raise ValueError(f"video must have shape (B, T, {self.channels}, H, W); got {tuple(video.shape)}")
+        if video.shape[3] % STRIDE or video.shape[4] % STRIDE:
+            raise ValueError(f"video must have H and W divisible by {STRIDE}; got {tuple(video.shape[3:])}")
+
+

@@ -1,0 +1,42 @@
+"""The critic Q(s, a): how good a next frame is after the frames seen."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from rlv2v_fast.models.discriminator import Trunk
+
+
+class QNetwork(nn.Module):
+    """Discriminator trunk over the state with the action appended in time, then a linear head.
+
+    A constant channel carries the action's position in its clip, on which the reward depends. The head is linear
+    because rewards are never positive and a ReLU could not fit them.
+
+    Args:
+        width: channels w of the first level.
+        channels: channels C of a frame.
+        norm: "batch" or "instance" (per frame).
+        backend: of the fused operators.
+
+    Source: Figure 3 (Q_x, Q_y); docs/paper.md lists the deviations.
+    """
+
+    def __init__(self, width: int, channels: int = 3, *, norm: str = "batch", backend: str = "auto") -> None:
+        super().__init__()
+        self.trunk = Trunk(width, channels + 1, norm=norm, backend=backend)
+        self.head = nn.Linear(4 * width, 1)
+
+    def forward(self, state: Tensor, action: Tensor, position: Tensor) -> Tensor:
+        """Values (B,).
+
+        Args:
+            state: (B, p, C, H, W) in [-1, 1], the last p frames.
+            action: (B, C, H, W), the candidate next frame.
+            position: (B,), index of the action's frame in its clip divided by the clip's length, in [0, 1].
+        """
+        window = torch.cat([state, action.unsqueeze(1)], dim=1)
+        plane = position.to(window.dtype)[:, None, None, None, None].expand_as(window[:, :, :1])
+        features = self.trunk(torch.cat([window, plane], dim=2).transpose(1, 2))
+        return self.head(features.mean(dim=(2, 3, 4))).squeeze(1)

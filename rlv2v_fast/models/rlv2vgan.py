@@ -1,0 +1,196 @@
+"""RLV2VGAN: every network of the system, saved and loaded together."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rlv2v_fast.errors import InputError
+from rlv2v_fast.models.discriminator import Discriminator
+from rlv2v_fast.models.generator import START, STRIDE, Generator
+from rlv2v_fast.models.predictor import Predictor
+from rlv2v_fast.models.q_network import QNetwork
+from rlv2v_fast.nn.norm import NORMS, evaluating
+
+DOMAINS = ("x", "y")
+OTHER = {"x": "y", "y": "x"}
+# direction -> domain of the output, which names its generator.
+DIRECTIONS = {"x2y": "y", "y2x": "x"}
+FORMAT = 1
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What fixes the shape of every tensor of the model.
+
+    width: channels of the first level. channels: of a frame. norm: "batch" (the paper's) or "instance" (per frame).
+    critics: whether the Q-networks exist.
+    """
+
+    width: int = 16
+    channels: int = 3
+    norm: str = "batch"
+    critics: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("width", "channels"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise InputError(f"{name} must be a positive integer; got {value!r}")
+        if self.norm not in NORMS:
+            raise InputError(f"norm must be one of {', '.join(NORMS)}; got {self.norm!r}")
+
+
+class RLV2VGAN(nn.Module):
+    """Generators, predictors, discriminators and critics of both domains, and averaged generators for inference.
+
+    Each is a ModuleDict keyed by the domain it produces or judges: generators["y"] is G_y: X -> Y.
+
+    Args:
+        config: ModelConfig.
+        seed: of the initialization; each network draws from its own stream, so that leaving the critics out changes
+            no other weight.
+        backend: of the fused operators.
+
+    Source: Figure 2.
+    """
+
+    def __init__(self, config: ModelConfig | None = None, *, seed: int = 0, backend: str = "auto") -> None:
+        super().__init__()
+        self.config = config or ModelConfig()
+        c = self.config
+        self.generators = nn.ModuleDict()
+        self.predictors = nn.ModuleDict()
+        self.discriminators = nn.ModuleDict()
+        self.critics = nn.ModuleDict()
+        groups: list[tuple[nn.ModuleDict, type[nn.Module]]] = [
+            (self.generators, Generator),
+            (self.predictors, Predictor),
+            (self.discriminators, Discriminator),
+        ]
+        if c.critics:
+            groups.append((self.critics, QNetwork))
+        for group_index, (group, network) in enumerate(groups):
+            for domain_index, domain in enumerate(DOMAINS):
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(seed * 1009 + group_index * len(DOMAINS) + domain_index)
+                    group[domain] = network(c.width, c.channels, norm=c.norm, backend=backend)
+        self.generators_ema = copy.deepcopy(self.generators).requires_grad_(False)
+
+    @torch.no_grad()
+    def update_ema(self, decay: float) -> None:
+        """generators_ema <- decay generators_ema + (1 - decay) generators; buffers are copied."""
+        for average, weight in zip(self.generators_ema.parameters(), self.generators.parameters(), strict=True):
+            average.lerp_(weight, 1.0 - decay)
+        for kept, buffer in zip(self.generators_ema.buffers(), self.generators.buffers(), strict=True):
+            kept.copy_(buffer)
+
+    def translate(self, video: Tensor, direction: str = "x2y", *, chunk: int = 8) -> Tensor:
+        """Translate a video with the averaged generator, in eval mode, `chunk` frames at a time.
+
+        Args:
+            video: (B, T, C, H, W) or (T, C, H, W) floats in [-1, 1], any H and W.
+            direction: "x2y" or "y2x".
+            chunk: frames in one call of the network; bounds memory and does not change the result.
+
+        Returns:
+            The translation, of the same shape.
+        """
+        if video.dim() not in (4, 5):
+            raise ValueError(f"video must have shape (T, C, H, W) or (B, T, C, H, W); got {tuple(video.shape)}")
+        batch = video if video.dim() == 5 else video.unsqueeze(0)
+        if batch.shape[1] < 1:
+            raise ValueError("video must hold at least one frame; got T=0")
+        parts = batch.split(chunk, dim=1)
+        output = torch.cat(list(self.translate_stream(iter(parts), direction)), dim=1)
+        return output if video.dim() == 5 else output.squeeze(0)
+
+    @torch.no_grad()
+    def translate_stream(self, pieces: Iterator[Tensor], direction: str = "x2y") -> Iterator[Tensor]:
+        """Translate consecutive pieces (B, t, C, H, W) of one video, carrying the state from each to the next."""
+        if direction not in DIRECTIONS:
+            raise InputError(f"direction must be one of {', '.join(DIRECTIONS)}; got {direction!r}")
+        generator = self.generators_ema[DIRECTIONS[direction]]
+        assert isinstance(generator, Generator)
+        state = START
+        for piece in pieces:
+            height, width = piece.shape[-2:]
+            with evaluating(generator):
+                output, state = generator.stream(pad_to_stride(piece), state)
+            yield output[..., :height, :width]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json and model.safetensors into folder, made if missing."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        save_file(tensors, folder / WEIGHTS_FILE)
+        record = {"format": FORMAT, "model": asdict(self.config)}
+        (folder / CONFIG_FILE).write_text(json.dumps(record, indent=1) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, backend: str = "auto") -> RLV2VGAN:
+        """The model that save_pretrained wrote into folder, on the CPU in eval mode.
+
+        Raises:
+            InputError: a file is missing, of a newer format, or does not hold this architecture's tensors.
+        """
+        folder = Path(folder)
+        model = cls(read_model_config(folder), backend=backend)
+        model.load_weights(folder)
+        return model.eval()
+
+    def load_weights(self, folder: Path) -> None:
+        """Load model.safetensors of folder; InputError names the first tensor that does not fit."""
+        path = folder / WEIGHTS_FILE
+        try:
+            tensors = load_file(path)
+        except FileNotFoundError:
+            raise InputError(f"model {folder} has no {WEIGHTS_FILE}") from None
+        except Exception as error:
+            raise InputError(f"model file {path} cannot be read: {error}") from error
+        own = self.state_dict()
+        for name in sorted(own.keys() | tensors.keys()):
+            found = tuple(tensors[name].shape) if name in tensors else None
+            wanted = tuple(own[name].shape) if name in own else None
+            if found != wanted:
+                raise InputError(f"model file {path} holds another architecture: {name} is {found}, expected {wanted}")
+        self.load_state_dict(tensors)
+
+
+def read_model_config(folder: Path) -> ModelConfig:
+    """ModelConfig of a saved model; InputError where there is none or it is of a newer format."""
+    path = folder / CONFIG_FILE
+    try:
+        record = json.loads(path.read_text())
+        version, values = record["format"], record["model"]
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"model {folder} has no {CONFIG_FILE}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"model file {path} is not a model's {CONFIG_FILE}: {error!r}") from error
+    if version != FORMAT:
+        raise InputError(f"model file {path} has format {version}; this version of rlv2v_fast reads format {FORMAT}")
+    unknown = set(values) - {field.name for field in fields(ModelConfig)}
+    if unknown:
+        raise InputError(f"model file {path} has unknown fields: {', '.join(sorted(unknown))}")
+    return ModelConfig(**values)
+
+
+def pad_to_stride(video: Tensor) -> Tensor:
+    """Grow H and W of (B, T, C, H, W) to multiples of 8 by repeating the last row and column."""
+    height, width = video.shape[-2:]
+    down, right = -height % STRIDE, -width % STRIDE
+    if not down and not right:
+        return video
+    frames = F.pad(video.flatten(0, 1), (0, right, 0, down), mode="replicate")
+    return frames.unflatten(0, video.shape[:2])

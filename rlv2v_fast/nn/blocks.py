@@ -1,0 +1,99 @@
+"""The causal 3D convolution and the residual blocks R, RPB and URB of RL-V2V-GAN, on (B, C, T, H, W).
+
+Every module has `forward(x)` and `stream(x, state) -> (y, state)`. The state is what the frames after x need of those
+before; None starts a clip. In eval mode, streaming a clip in pieces gives what one call on all of it gives.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from rlv2v_fast.nn.norm import make_norm
+from rlv2v_fast.ops.backends import check_backend
+from rlv2v_fast.ops.blocks import causal_conv3d, norm_add_relu, norm_relu, pool, upsample
+
+ConvState = Tensor | None
+BlockState = tuple[ConvState, ConvState]
+
+
+class CausalConv3d(nn.Conv3d):
+    """Conv3d whose output at time t sees no later input; "same" zero padding in space.
+
+    Args:
+        in_channels, out_channels: channels.
+        kernel_size: odd k for (k, k, k).
+        bias: whether to add a bias.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, bias: bool = False) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stream(x, None)[0]
+
+    def stream(self, x: Tensor, history: ConvState) -> tuple[Tensor, ConvState]:
+        """y, and the last kernel_size-1 input frames."""
+        return causal_conv3d(x, self.weight, self.bias, history)
+
+
+class R(nn.Module):
+    """Residual block relu(F(x) + s(x)), F = conv-bn-relu-conv-bn, s the identity or a 1x1x1 convolution.
+
+    Args:
+        in_channels, out_channels: channels; s is a convolution (named `skip`) exactly where they differ.
+        norm: "batch" or "instance" (per frame).
+        backend: "auto", "cpp" or "reference".
+
+    Source: Figure 4, block R.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, norm: str = "batch", backend: str = "auto") -> None:
+        super().__init__()
+        self.backend = check_backend(backend)
+        self.conv1 = CausalConv3d(in_channels, out_channels)
+        self.bn1 = make_norm(norm, out_channels)
+        self.conv2 = CausalConv3d(out_channels, out_channels)
+        self.bn2 = make_norm(norm, out_channels)
+        self.skip = CausalConv3d(in_channels, out_channels, 1) if in_channels != out_channels else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, out_channels, T, H, W) from (B, in_channels, T, H, W)."""
+        return self.stream(x, None)[0]
+
+    def stream(self, x: Tensor, state: BlockState | None) -> tuple[Tensor, BlockState]:
+        """forward with the two convolutions' histories carried."""
+        first, second = state or (None, None)
+        u, first = self.conv1.stream(x, first)
+        v, second = self.conv2.stream(norm_relu(u, self.bn1, backend=self.backend), second)
+        shortcut = x if self.skip is None else self.skip(x)
+        return norm_add_relu(v, self.bn2, shortcut, backend=self.backend), (first, second)
+
+
+class RPB(R):
+    """R, then spatial 1x2x2 max pooling, then normalization: (B, C, T, H, W) to (B, O, T, H // 2, W // 2).
+
+    Arguments as of R. Source: Figure 4, block RPB.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, norm: str = "batch", backend: str = "auto") -> None:
+        super().__init__(in_channels, out_channels, norm=norm, backend=backend)
+        self.bn3 = make_norm(norm, out_channels)
+
+    def stream(self, x: Tensor, state: BlockState | None) -> tuple[Tensor, BlockState]:
+        y, state = super().stream(x, state)
+        return self.bn3(pool(y, backend=self.backend)), state
+
+
+class URB(R):
+    """Spatial nearest 2x upsampling, then R, then normalization: (B, C, T, H, W) to (B, O, T, 2H, 2W).
+
+    Arguments as of R. Source: Figure 4, block URB.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, norm: str = "batch", backend: str = "auto") -> None:
+        super().__init__(in_channels, out_channels, norm=norm, backend=backend)
+        self.bn3 = make_norm(norm, out_channels)
+
+    def stream(self, x: Tensor, state: BlockState | None) -> tuple[Tensor, BlockState]:
+        y, state = super().stream(upsample(x, backend=self.backend), state)
+        return self.bn3(y), state
