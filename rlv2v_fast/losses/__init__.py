@@ -1,0 +1,1 @@
+"""Losses: functions of tensors and logits; no networks, no state."""

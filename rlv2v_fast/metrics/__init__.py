@@ -1,0 +1,25 @@
+"""Scores of translated videos, and translations without training to compare them with."""
+
+from rlv2v_fast.metrics.baselines import (
+    fit_histogram,
+    fit_mean_std,
+    histogram_matching,
+    mean_clip,
+    mean_frame,
+    mean_std_transfer,
+)
+from rlv2v_fast.metrics.frame import psnr, ssim
+from rlv2v_fast.metrics.video import temporal_difference, temporal_error
+
+__all__ = [
+    "fit_histogram",
+    "fit_mean_std",
+    "histogram_matching",
+    "mean_clip",
+    "mean_frame",
+    "mean_std_transfer",
+    "psnr",
+    "ssim",
+    "temporal_difference",
+    "temporal_error",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -27,9 +28,7 @@ class Trunk(nn.Module):
     def __init__(self, width: int, channels: int, *, norm: str, backend: str) -> None:
         super().__init__()
         widths = [channels, width, 2 * width, 4 * width]
-        self.blocks = nn.Sequential(
-            *(RPB(a, b, norm=norm, backend=backend) for a, b in zip(widths[:-1], widths[1:], strict=True))
-        )
+        self.blocks = nn.Sequential(*(RPB(a, b, norm=norm, backend=backend) for a, b in itertools.pairwise(widths)))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.blocks(x)

@@ -92,5 +92,3 @@ class Generator(nn.Module):
             raise ValueError(f"video must have shape (B, T, {self.channels}, H, W); got {tuple(video.shape)}")
         if video.shape[3] % STRIDE or video.shape[4] % STRIDE:
             raise ValueError(f"video must have H and W divisible by {STRIDE}; got {tuple(video.shape[3:])}")
-
-

@@ -1,0 +1,1 @@
+"""Training, checkpoints, translation of files, and evaluation."""

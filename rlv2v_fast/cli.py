@@ -1,0 +1,207 @@
+"""The rlv2v command: train, translate, evaluate, demo, info.
+
+Errors a user can correct are one sentence on stderr and exit status 2; Ctrl-C exits with 130.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from rlv2v_fast.errors import InputError
+from rlv2v_fast.train.config import TrainConfig, load_config, resolve, resolve_device
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train on two folders of videos, without pairs."""
+
+    run: Annotated[TrainConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=TrainConfig)
+    config: str | None = None
+    """YAML file or built-in preset with values for any of the other flags; the flags given here override it."""
+    resume: bool = False
+    """Continue the run in --out from its newest checkpoint, with its configuration; bit for bit on a CPU."""
+
+
+@dataclass(frozen=True)
+class Translate:
+    """Translate a video of any length and size."""
+
+    input: tyro.conf.Positional[Path]
+    """Video, gif, webp or folder of frames."""
+    output: tyro.conf.Positional[Path]
+    """mp4, mov, webm, avi, gif or webp by suffix; no suffix writes a folder of png frames."""
+    model: Path
+    """Folder of a run, a checkpoint or a saved model."""
+    direction: Literal["x2y", "y2x"] = "x2y"
+    """x2y: source to target."""
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto."""
+    chunk: int = 8
+    """Frames translated at once; bounds memory and does not change the result."""
+    quiet: bool = False
+    """No progress bar."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score a model's translations."""
+
+    model: Path
+    """Folder of a run, a checkpoint or a saved model."""
+    source: Path
+    """Video or folder of videos to translate."""
+    reference: Path | None = None
+    """Video or folder of true translations: same names, frame counts and sizes."""
+    direction: Literal["x2y", "y2x"] = "x2y"
+    """x2y: source to target."""
+    json: Path | None = None
+    """Also write every score into this file."""
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Train on generated clips for a few minutes, translate one never trained on, and score it."""
+
+    out: Path = Path("runs/demo")
+    """Folder of the run; one already there is replaced."""
+    minutes: float = 4.0
+    """Training time."""
+    seed: int = 0
+    """Seed of everything."""
+    quiet: bool = False
+    """No progress bar."""
+
+
+@dataclass(frozen=True)
+class Info:
+    """Print versions, devices and backends, and why a backend is missing."""
+
+
+def train(command: Train) -> None:
+    from rlv2v_fast.data.clips import Domain
+    from rlv2v_fast.train.trainer import fit
+
+    config = command.run
+    for name in ("source", "target", "out"):
+        if getattr(config, name) is None:
+            raise InputError(f"{name} must be given: --{name} PATH")
+    config = resolve(config)
+    opened = partial(Domain.open, frames=config.frames, size=config.size, flip=config.flip, progress=not config.quiet)
+    domains = {
+        "x": opened(config.source, argument="source"),
+        "y": opened(config.target, argument="target", few_shot=config.few_shot),
+    }
+    for domain in domains.values():
+        for path, reason in domain.skipped:
+            print(f"rlv2v: skipped {path}: {reason}", file=sys.stderr)
+    trainer = fit(config, domains, resume=command.resume)
+    print(f"{trainer.step} steps done; rlv2v translate --model {config.out} INPUT OUTPUT")
+
+
+def translate(command: Translate) -> None:
+    from rlv2v_fast.train.translate import load_model, translate_file
+
+    if command.chunk < 1:
+        raise InputError(f"chunk must be at least 1; got {command.chunk}")
+    device = resolve_device(command.device)
+    model = load_model(command.model, device)
+    count = translate_file(
+        model,
+        command.input,
+        command.output,
+        direction=command.direction,
+        device=device,
+        chunk=command.chunk,
+        quiet=command.quiet,
+    )
+    print(f"{command.output}: {count} frames")
+
+
+def evaluate(command: Evaluate) -> None:
+    from rlv2v_fast.train.evaluate import evaluate as score
+    from rlv2v_fast.train.translate import load_model
+
+    device = resolve_device(command.device)
+    model = load_model(command.model, device)
+    scores = score(model, command.source, command.reference, direction=command.direction, device=device)
+    if command.json is not None:
+        try:
+            command.json.write_text(json.dumps(scores, indent=1) + "\n")
+        except OSError as error:
+            raise InputError(f"json {str(command.json)!r} cannot be written: {error.strerror}") from error
+    print(f"{len(scores['videos'])} videos, mean of their scores")
+    for name, value in scores["mean"].items():
+        print(f"  {name:26s} {value:.4f}")
+
+
+def demo(command: Demo) -> None:
+    from rlv2v_fast.train.demo import run_demo
+
+    run_demo(command.out, minutes=command.minutes, seed=command.seed, quiet=command.quiet)
+
+
+def info(command: Info) -> None:
+    from rlv2v_fast.ops.report import report
+
+    for line in report():
+        print(line)
+
+
+COMMANDS = {Train: train, Translate: translate, Evaluate: evaluate, Demo: demo, Info: info}
+
+
+def _train_defaults(arguments: list[str]) -> Train:
+    """Defaults of `train`: of --config, or of the run being resumed, before the flags are read."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--config")
+    early.add_argument("--out", type=Path)
+    early.add_argument("--resume", action="store_true")
+    known, _ = early.parse_known_args(arguments)
+    if known.config is not None:
+        return Train(run=load_config(known.config), config=known.config)
+    if known.resume and known.out is not None and (known.out / "config.yaml").is_file():
+        return Train(run=load_config(known.out / "config.yaml"))
+    return Train()
+
+
+def parse(arguments: list[str]) -> Train | Translate | Evaluate | Demo | Info:
+    """The command that arguments name; exits with status 2 on flags that do not exist."""
+    is_train = bool(arguments) and arguments[0] == "train"
+    defaults = _train_defaults(arguments[1:]) if is_train else Train()
+    command = tyro.conf.subcommand
+    kinds: Any = (
+        Annotated[Train, command("train", default=defaults)]
+        | Annotated[Translate, command("translate")]
+        | Annotated[Evaluate, command("evaluate")]
+        | Annotated[Demo, command("demo")]
+        | Annotated[Info, command("info")]
+    )
+    return tyro.cli(kinds, prog="rlv2v", description="Unpaired video-to-video translation.", args=arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the rlv2v command."""
+    try:
+        command = parse(sys.argv[1:] if arguments is None else arguments)
+        COMMANDS[type(command)](command)  # type: ignore[operator]
+    except InputError as error:
+        print(f"rlv2v: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("rlv2v: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,295 @@
+"""A training domain: short square clips drawn at random from a set of decoded videos."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from rlv2v_fast.data.video import FRAME_SUFFIXES, VIDEO_SUFFIXES, frame_files, natural_key, read_frames, to_tensor
+from rlv2v_fast.errors import InputError
+
+_LISTED = 5  # skipped videos named in one message
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One decoded video: where it came from and its read-only ``(T, H, W, 3)`` uint8 RGB frames."""
+
+    path: Path
+    frames: np.ndarray
+
+
+def find_videos(path: str | os.PathLike[str], argument: str = "path") -> list[Path]:
+    """List the videos at ``path`` in natural order of their names.
+
+    A file is a list of itself. A folder is searched recursively for video files and for folders that directly hold
+    ``.png``/``.jpg`` frames, each of which is one video. Names that start with a dot are ignored and links to folders
+    are not followed.
+
+    Args:
+        path: a video file or a folder.
+        argument: what to call ``path`` in messages.
+
+    Raises:
+        InputError: ``path`` is missing, is a file of another kind, or holds no video.
+    """
+    root = Path(path)
+    known = ", ".join(sorted(VIDEO_SUFFIXES))
+    if not root.exists():
+        raise InputError(f"{argument} must be an existing video file or folder, got '{root}'")
+    if root.is_file():
+        if root.suffix.lower() not in VIDEO_SUFFIXES:
+            raise InputError(f"{argument} must be a folder or a video file ({known}), got '{root}'")
+        return [root]
+    found = sorted(_walk(root), key=lambda video: [natural_key(part) for part in video.relative_to(root).parts])
+    if not found:
+        frames = ", ".join(sorted(FRAME_SUFFIXES))
+        raise InputError(f"{argument} must hold video files ({known}) or folders of {frames} frames, got '{root}'")
+    return found
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        if frame_files(Path(folder)):
+            yield Path(folder)
+        for name in files:
+            if Path(name).suffix.lower() in VIDEO_SUFFIXES and not name.startswith("."):
+                yield Path(folder, name)
+
+
+@dataclass
+class Domain:
+    """Videos of one domain, decoded once, from which random training clips are drawn.
+
+    Make one with :meth:`open` or :meth:`from_arrays`.
+
+    Attributes:
+        clips: the usable videos, shorter side ``size``, at least ``frames`` long.
+        frames: length of a sample.
+        size: side of a sample in pixels.
+        flip: whether half of the samples are mirrored left to right.
+        skipped: each video left out, with the reason.
+    """
+
+    clips: tuple[Clip, ...]
+    frames: int
+    size: int
+    flip: bool = False
+    skipped: tuple[tuple[Path, str], ...] = ()
+    # Holds the folder of memory-mapped frames, which goes when the domain does.
+    _storage: _FrameStore | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        frames: int,
+        size: int,
+        few_shot: int | None = None,
+        flip: bool = False,
+        argument: str = "source",
+        memory_gib: float = 1.0,
+        progress: bool = False,
+    ) -> Domain:
+        """Decode the videos at ``path``, scaled with antialiasing so that their shorter side is ``size``.
+
+        A video that cannot be read, or has fewer than ``frames`` frames, is skipped and listed in ``skipped``.
+
+        Args:
+            path: a video file or a folder, as for :func:`find_videos`.
+            frames: length of a sample, at least 1.
+            size: side of a sample in pixels, at least 1.
+            few_shot: keep only the first this many usable videos in order of name; the rest are not read.
+            flip: mirror half of the samples left to right.
+            argument: what to call ``path`` in messages.
+            memory_gib: decoded frames kept in memory, in GiB; the rest go to a temporary file.
+            progress: report each video on standard error.
+
+        Raises:
+            InputError: there is no video at ``path``, none is usable, fewer than ``few_shot`` are, or a number is out
+                of range.
+        """
+        _check_sizes(frames, size)
+        if few_shot is not None and few_shot < 1:
+            raise InputError(f"few_shot must be at least 1, got {few_shot}")
+        paths = find_videos(path, argument)
+        intake = _Intake(frames, size, _FrameStore(int(memory_gib * 2**30)))
+        for index, video in enumerate(paths):
+            if len(intake.clips) == few_shot:
+                break
+            if progress:
+                print(f"{argument}: reading {index + 1}/{len(paths)} {video.name}", file=sys.stderr)
+            intake.add(video)
+        intake.check(argument, Path(path), few_shot)
+        return cls(tuple(intake.clips), frames, size, flip, tuple(intake.skipped), intake.store)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        arrays: Iterable[np.ndarray],
+        names: Sequence[str] | None = None,
+        *,
+        frames: int,
+        size: int,
+        flip: bool = False,
+    ) -> Domain:
+        """Make a domain of ``(T, H, W, 3)`` uint8 RGB videos in memory, scaled like those of :meth:`open`.
+
+        Args:
+            arrays: the videos.
+            names: one name per video; ``clip0``, ``clip1``, ... by default.
+            frames, size, flip: as for :meth:`open`.
+
+        Raises:
+            InputError: there is no video, or one is too short, or of another shape or dtype.
+        """
+        _check_sizes(frames, size)
+        videos = list(arrays)
+        names = names if names is not None else [f"clip{index}" for index in range(len(videos))]
+        if not videos or len(names) != len(videos):
+            raise InputError(f"arrays must be one or more, one per name, got {len(videos)} for {len(names)} names")
+        for name, video in zip(names, videos, strict=True):
+            if video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3:
+                raise InputError(f"array '{name}' must be uint8 (T, H, W, 3), got {video.dtype} {video.shape}")
+            if len(video) < frames:
+                raise InputError(f"array '{name}' must have at least frames={frames} frames, got {len(video)}")
+        store = _FrameStore(sys.maxsize)
+        scaled = (store.add(_fit(frame, size) for frame in video) for video in videos)
+        clips = tuple(Clip(Path(name), pixels) for name, pixels in zip(names, scaled, strict=True))
+        return cls(clips, frames, size, flip)
+
+    def sample(self, generator: torch.Generator) -> torch.Tensor:
+        """Draw a clip: float32 ``(frames, 3, size, size)`` in [-1, 1], contiguous.
+
+        The video (each equally likely), the first frame, the crop along the longer side and the flip are uniform and
+        depend on the state of ``generator`` alone, which must be on the CPU.
+        """
+        clip = self.clips[_draw(len(self.clips), generator)].frames
+        length, height, width = clip.shape[:3]
+        start = _draw(length - self.frames + 1, generator)
+        top = _draw(height - self.size + 1, generator)
+        left = _draw(width - self.size + 1, generator)
+        window = clip[start : start + self.frames, top : top + self.size, left : left + self.size]
+        if self.flip and _draw(2, generator):
+            window = window[:, :, ::-1]
+        return to_tensor(window)
+
+    def batch(self, generator: torch.Generator, batch_size: int) -> torch.Tensor:
+        """Draw ``batch_size`` samples: float32 ``(B, frames, 3, size, size)`` in [-1, 1]."""
+        return torch.stack([self.sample(generator) for _ in range(batch_size)])
+
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits over the names, shapes and pixels of the clips.
+
+        A resumed run compares it to learn whether it sees the same data. Folders do not count, so data may move.
+        """
+        digest = hashlib.sha256()
+        for clip in self.clips:
+            digest.update(f"{clip.path.name}\0{clip.frames.shape}\0".encode())
+            for frame in clip.frames:
+                digest.update(np.ascontiguousarray(frame).data)
+        return digest.hexdigest()[:16]
+
+
+def _check_sizes(frames: int, size: int) -> None:
+    for name, value in (("frames", frames), ("size", size)):
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, got {value}")
+
+
+@dataclass
+class _Intake:
+    """Videos read so far for a domain, usable or not."""
+
+    frames: int
+    size: int
+    store: _FrameStore
+    clips: list[Clip] = field(default_factory=list)
+    skipped: list[tuple[Path, str]] = field(default_factory=list)
+    short_lengths: list[int] = field(default_factory=list)
+
+    def add(self, video: Path) -> None:
+        try:
+            pixels = self.store.add(_fit(frame, self.size) for frame in read_frames(video))
+        except InputError as error:
+            self.skipped.append((video, str(error)))
+            return
+        if len(pixels) < self.frames:
+            self.short_lengths.append(len(pixels))
+            self.skipped.append((video, f"it has {len(pixels)} frames and frames={self.frames} are needed"))
+            return
+        self.clips.append(Clip(video, pixels))
+
+    def check(self, argument: str, path: Path, few_shot: int | None) -> None:
+        """Raise InputError unless there are clips, as many as asked for."""
+        count = len(self.clips)
+        if count and count >= (few_shot or 1):
+            return
+        if count:
+            raise InputError(f"few_shot must be at most {count}, the usable videos of {argument}, got {few_shot}")
+        if len(self.short_lengths) == len(self.skipped):
+            longest = f"{max(self.short_lengths)}, the length of the longest video of {argument} '{path}'"
+            raise InputError(f"frames must be at most {longest}, got {self.frames}")
+        reasons = "; ".join(f"{video.name}: {reason}" for video, reason in self.skipped[:_LISTED])
+        more = f"; and {len(self.skipped) - _LISTED} more" if len(self.skipped) > _LISTED else ""
+        raise InputError(f"{argument} '{path}' must hold a usable video, but none is: {reasons}{more}")
+
+
+def _draw(count: int, generator: torch.Generator) -> int:
+    return int(torch.randint(count, (), generator=generator))
+
+
+def _fit(frame: np.ndarray, size: int) -> np.ndarray:
+    """Scale ``(H, W, 3)`` uint8 so that its shorter side is ``size``; Pillow's filters antialias."""
+    height, width = frame.shape[:2]
+    shorter = min(height, width)
+    if shorter == size:
+        return frame
+    scaled = (max(size, round(width * size / shorter)), max(size, round(height * size / shorter)))
+    return np.asarray(Image.fromarray(frame).resize(scaled, Image.Resampling.BICUBIC))
+
+
+class _FrameStore:
+    """Videos in memory up to a number of bytes in total, later ones in memory-mapped temporary files."""
+
+    def __init__(self, budget: int) -> None:
+        self._left = budget
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._files = 0
+
+    def add(self, frames: Iterator[np.ndarray]) -> np.ndarray:
+        """Store a video and return it as a read-only ``(T, H, W, 3)`` array."""
+        first = next(frames)
+        frames = chain([first], frames)
+        buffer = bytearray()
+        for frame in frames:
+            if len(buffer) + frame.nbytes > self._left:
+                return self._spill(buffer, chain([frame], frames), first.shape)
+            buffer += frame.tobytes()
+        self._left -= len(buffer)
+        stored = np.frombuffer(buffer, np.uint8).reshape(-1, *first.shape)
+        stored.flags.writeable = False
+        return stored
+
+    def _spill(self, head: bytearray, frames: Iterable[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="rlv2v-")
+        path = Path(self._folder.name, f"{self._files}.rgb")
+        self._files += 1
+        with path.open("wb") as file:
+            file.write(head)
+            for frame in frames:
+                file.write(frame.tobytes())
+        return np.memmap(path, np.uint8, mode="r").reshape(-1, *shape)

@@ -1,0 +1,28 @@
+"""The recurrent loss L_rr: a predictor must forecast the next frame of its own domain."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+DISTANCES = ("l1", "l2")
+
+
+def distance(a: Tensor, b: Tensor, kind: str = "l1") -> Tensor:
+    """Scalar mean |a - b| ("l1") or (a - b)^2 ("l2")."""
+    if kind == "l1":
+        return F.l1_loss(a, b)
+    if kind == "l2":
+        return F.mse_loss(a, b)
+    raise ValueError(f"distance must be one of {', '.join(DISTANCES)}; got {kind!r}")
+
+
+def recurrent_loss(video: Tensor, forecast: Tensor, kind: str = "l1") -> Tensor:
+    """L_rr = mean_t d(x_{t+1}, P(x_1..t)).
+
+    Args:
+        video: (B, T, C, H, W), T >= 2.
+        forecast: (B, T or T-1, C, H, W); frame t forecasts frame t+1 of video, a last one is unused.
+        kind: "l1" (the authors') or "l2".
+    """
+    return distance(forecast[:, : video.shape[1] - 1], video[:, 1:], kind)

@@ -1,0 +1,297 @@
+"""Everything a training run is told, as frozen dataclasses; the command line is generated from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+
+from rlv2v_fast.errors import InputError
+
+PRESETS = Path(__file__).parent / "presets"
+# What a resumed run may change: nothing here alters a tensor or the data it sees.
+RESUMABLE = frozenset(
+    {"out", "steps", "checkpoint_every", "keep", "preview_every", "device", "compile", "tensorboard", "quiet"}
+)
+
+
+def _require(name: str, value: Any, rule: str, holds: bool) -> None:
+    if not holds:
+        raise InputError(f"{name} must be {rule}; got {value!r}")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights and forms of the losses."""
+
+    adversarial: Literal["bce", "hinge", "least_squares"] = "bce"
+    """Form of the adversarial losses."""
+    distance: Literal["l1", "l2"] = "l1"
+    """Form of the recurrent and ReCycle losses."""
+    recurrent: float = 0.1
+    """lambda_rr, weight of the recurrent loss."""
+    recycle: float = 0.1
+    """lambda_rc, weight of the ReCycle loss."""
+    video: float = 1.0
+    """lambda_v, weight of the whole-clip adversarial loss."""
+    r1: float = 0.0
+    """Weight of the R1 gradient penalty on real clips; 0 leaves it out."""
+    augment: tuple[Literal["translation", "cutout", "brightness"], ...] = ()
+    """DiffAugment policies applied to all that a discriminator sees in training."""
+
+    def __post_init__(self) -> None:
+        for name in ("recurrent", "recycle", "video", "r1"):
+            _require(f"loss.{name}", getattr(self, name), "at least 0", getattr(self, name) >= 0)
+
+
+@dataclass(frozen=True)
+class RLConfig:
+    """Reinforcement learning (Figure 3); weight=0 leaves all of it out."""
+
+    weight: float = 0.1
+    """Weight of the policy gradient."""
+    state_frames: int = 3
+    """p, frames in a state."""
+    sigma1: float = 0.5
+    """Probability that a minibatch comes from the replay buffer and not from the newest rollout."""
+    sigma2: float = 0.5
+    """Probability of the translated candidate G(P(G(s))) under the behaviour; the other is P(s)."""
+    epsilon: float = 1.0
+    """Probability that a choice is drawn with sigma2 and not the one the critic prefers."""
+    gamma: float = 0.99
+    """Discount."""
+    tau: float = 0.001
+    """Step of the target networks towards the trained ones."""
+    rollout_every: int = 4
+    """Iterations from one rollout, critic step and policy-gradient step to the next."""
+    critic_warmup: int = 50
+    """Iterations before the first policy-gradient step."""
+    batch_size: int = 8
+    """Transitions in a minibatch."""
+    capacity: int = 10_000
+    """Most transitions in the replay buffer."""
+    buffer_gib: float = 1.0
+    """Memory bound of the replay buffer, GiB."""
+
+    def __post_init__(self) -> None:
+        _require("rl.weight", self.weight, "at least 0", self.weight >= 0)
+        for name in ("sigma1", "sigma2", "epsilon", "gamma", "tau"):
+            _require(f"rl.{name}", getattr(self, name), "in [0, 1]", 0 <= getattr(self, name) <= 1)
+        for name in ("state_frames", "rollout_every", "batch_size", "capacity"):
+            _require(f"rl.{name}", getattr(self, name), "at least 1", getattr(self, name) >= 1)
+        _require("rl.critic_warmup", self.critic_warmup, "at least 0", self.critic_warmup >= 0)
+        _require("rl.buffer_gib", self.buffer_gib, "above 0", self.buffer_gib > 0)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimization."""
+
+    lr: float = 2e-4
+    """Adam's step for generators, predictors and discriminators."""
+    lr_critic: float = 1e-4
+    """Adam's step for the critics."""
+    beta1: float = 0.5
+    """Adam's first moment decay."""
+    beta2: float = 0.999
+    """Adam's second moment decay."""
+    batch_size: int = 1
+    """Clips of each domain in an iteration."""
+    clip_norm: float = 10.0
+    """Largest gradient norm of each network group; larger ones are scaled down."""
+    ema: float = 0.999
+    """Decay of the averaged generators used for inference; shorter at the start of a run."""
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "lr_critic", "clip_norm"):
+            _require(f"optim.{name}", getattr(self, name), "above 0", getattr(self, name) > 0)
+        for name in ("beta1", "beta2", "ema"):
+            _require(f"optim.{name}", getattr(self, name), "in [0, 1)", 0 <= getattr(self, name) < 1)
+        _require("optim.batch_size", self.batch_size, "at least 1", self.batch_size >= 1)
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Networks."""
+
+    width: int | None = None
+    """Channels of the first level; by default 64 on a GPU and 16 on a CPU."""
+    norm: Literal["batch", "instance"] = "batch"
+    """Normalization: the paper's BatchNorm, or per-frame instance normalization."""
+
+    def __post_init__(self) -> None:
+        _require("network.width", self.width, "at least 1", self.width is None or self.width >= 1)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run."""
+
+    source: Path | None = None
+    """Folder of source videos (searched recursively), or one video."""
+    target: Path | None = None
+    """Folder of target videos, or one video. No pairing with the source is needed or used."""
+    out: Path | None = None
+    """Folder of the run: checkpoints, previews, metrics.jsonl, config.yaml."""
+    few_shot: int | None = None
+    """Use only the first K target videos by name."""
+    size: int = 64
+    """Side of the training frames in pixels, a multiple of 8."""
+    frames: int = 16
+    """Frames T in a training clip."""
+    flip: bool = False
+    """Mirror clips at random."""
+    steps: int = 20_000
+    """Iterations of the whole run."""
+    checkpoint_every: int = 500
+    """Iterations between checkpoints."""
+    keep: int = 2
+    """Checkpoints kept; older ones are deleted."""
+    preview_every: int = 250
+    """Iterations between preview sheets."""
+    seed: int = 0
+    """Seed of initialization, data, augmentation and reinforcement learning, each with a stream of its own."""
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Autocast dtype; auto is bf16 on a GPU that has it and fp32 elsewhere."""
+    compile: bool = False
+    """Run the networks through torch.compile."""
+    backend: Literal["auto", "triton", "cpp", "reference"] = "auto"
+    """Backend of the fused operators."""
+    tensorboard: bool = False
+    """Also write TensorBoard events (needs the extra [tb])."""
+    quiet: bool = False
+    """No progress bar."""
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    rl: RLConfig = field(default_factory=RLConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+
+    def __post_init__(self) -> None:
+        _require("size", self.size, "a positive multiple of 8", self.size >= 8 and self.size % 8 == 0)
+        _require("frames", self.frames, "at least 2", self.frames >= 2)
+        for name in ("steps", "checkpoint_every", "keep", "preview_every"):
+            _require(name, getattr(self, name), "at least 1", getattr(self, name) >= 1)
+        _require("few_shot", self.few_shot, "at least 1", self.few_shot is None or self.few_shot >= 1)
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """Replace every "auto" by what it means here; InputError where a device does not exist."""
+    device = resolve_device(config.device)
+    width = config.network.width or (64 if device.type == "cuda" else 16)
+    precision = config.precision
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    network = dataclasses.replace(config.network, width=width)
+    return dataclasses.replace(config, device=str(device), precision=precision, network=network)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device called name, "auto" being a GPU where there is one; InputError where it does not exist."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"device must be cpu, cuda, cuda:N or auto; got {name!r}") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device must be cpu, cuda, cuda:N or auto; got {name!r}")
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise InputError(f"device {name!r} does not exist here: torch sees {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def presets() -> list[str]:
+    """Names that --config takes beside a file's."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def load_config(name: str | Path) -> TrainConfig:
+    """TrainConfig from a YAML file or a built-in preset; InputError names the field that does not fit."""
+    path = Path(name)
+    if not path.is_file():
+        path = PRESETS / f"{name}.yaml"
+    if not path.is_file():
+        raise InputError(f"config must be a YAML file or one of the presets {', '.join(presets())}; got {str(name)!r}")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"config {path} is not YAML: {' '.join(str(error).split())}") from error
+    return from_dict(values if values is not None else {}, str(path))
+
+
+def from_dict(values: Any, where: str) -> TrainConfig:
+    """TrainConfig from nested mappings; InputError names `where` and the field for an unknown name or a wrong type."""
+    return _build(TrainConfig, values, where, "")
+
+
+def to_dict(config: TrainConfig) -> dict[str, Any]:
+    """Nested mappings of plain YAML values; from_dict inverts it."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, (tuple, list)):
+            return [plain(item) for item in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return plain(dataclasses.asdict(config))
+
+
+def save_config(config: TrainConfig, path: Path) -> None:
+    """Write config as YAML that load_config reads back."""
+    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+
+
+def changed_fields(old: TrainConfig, new: TrainConfig) -> list[tuple[str, Any, Any]]:
+    """(field, old, new) for each field that differs and that a resumed run may not change."""
+    before, after = _flat(to_dict(old)), _flat(to_dict(new))
+    return [
+        (name, before[name], after[name]) for name in before if before[name] != after[name] and name not in RESUMABLE
+    ]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _build(cls: type, values: Any, where: str, prefix: str) -> Any:
+    if not isinstance(values, dict):
+        raise InputError(f"config {where}: {prefix.rstrip('.') or 'the file'} must be a mapping; got {values!r}")
+    hints = typing.get_type_hints(cls)
+    unknown = [str(name) for name in values if name not in hints]
+    if unknown:
+        raise InputError(f"config {where}: unknown field {prefix}{unknown[0]}; known are {', '.join(hints)}")
+    return cls(**{name: _convert(hints[name], value, where, prefix + name) for name, value in values.items()})
+
+
+def _convert(hint: Any, value: Any, where: str, name: str) -> Any:
+    """value as the type hint asks, for the few kinds of field above."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type, hint), value, where, f"{name}.")
+    if origin in (types.UnionType, typing.Union):
+        return None if value is None else _convert(args[0], value, where, name)
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(_convert(args[0], item, where, name) for item in value)
+    if origin is Literal:
+        if value in args:
+            return value
+        raise InputError(f"config {where}: {name} must be one of {', '.join(args)}; got {value!r}")
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, bool, str) and type(value) is hint:
+        return value
+    raise InputError(f"config {where}: {name} must be {getattr(hint, '__name__', hint)}; got {value!r}")

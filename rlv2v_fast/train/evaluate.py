@@ -1,0 +1,74 @@
+"""Scores of a model's translations against aligned references, beside those of doing nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlv2v_fast.data.clips import find_videos
+from rlv2v_fast.data.video import read_frames, to_tensor
+from rlv2v_fast.errors import InputError
+from rlv2v_fast.metrics.frame import psnr, ssim
+from rlv2v_fast.metrics.video import temporal_difference, temporal_error
+from rlv2v_fast.models.rlv2vgan import RLV2VGAN
+
+
+def evaluate(
+    model: RLV2VGAN, source: Path, reference: Path | None, *, direction: str = "x2y", device: torch.device
+) -> dict[str, Any]:
+    """Translate every video of source and score it.
+
+    Args:
+        source: video or folder.
+        reference: video or folder with a video of the same relative name (any suffix) and frame count and size for
+            each source video; None scores temporal difference alone.
+
+    Returns:
+        {"videos": [one row each], "mean": row}. Rows hold frames, temporal_difference (mean absolute change from frame
+        to frame, of values in [-1, 1]), and with references psnr (dB), ssim, temporal_error, and the same of the
+        untranslated source as identity_psnr, identity_ssim, identity_temporal_error.
+    """
+    references = _by_name(reference, "reference") if reference is not None else None
+    rows = []
+    for name, path in _by_name(source, "source").items():
+        video = to_tensor(np.stack(list(read_frames(path)))).to(device)
+        translated = model.translate(video, direction)
+        row: dict[str, Any] = {"video": name, "frames": video.shape[0]}
+        if video.shape[0] > 1:
+            row["temporal_difference"] = temporal_difference(translated).mean().item()
+        if references is not None:
+            truth = _reference(references, name, video.shape).to(device)
+            row |= _scores(translated, truth, "") | _scores(video, truth, "identity_")
+        rows.append(row)
+    keys = [key for key in rows[0] if key not in ("video", "frames")]
+    return {"videos": rows, "mean": {key: float(np.mean([row[key] for row in rows if key in row])) for key in keys}}
+
+
+def _scores(video: torch.Tensor, truth: torch.Tensor, prefix: str) -> dict[str, float]:
+    scores = {f"{prefix}psnr": psnr(video, truth).mean().item(), f"{prefix}ssim": ssim(video, truth).mean().item()}
+    if video.shape[0] > 1:
+        scores[f"{prefix}temporal_error"] = temporal_error(video, truth).mean().item()
+    return scores
+
+
+def _by_name(path: Path, argument: str) -> dict[str, Path]:
+    """Videos by their name relative to path, suffix left out."""
+    found = find_videos(path, argument)
+    return {str(p.relative_to(path).with_suffix("")) if p != path else p.stem: p for p in found}
+
+
+def _reference(references: dict[str, Path], name: str, shape: torch.Size) -> torch.Tensor:
+    if len(references) == 1 and name not in references:
+        name = next(iter(references))
+    if name not in references:
+        raise InputError(f"reference has no video named {name!r}, which source has")
+    truth = to_tensor(np.stack(list(read_frames(references[name]))))
+    if truth.shape != shape:
+        raise InputError(
+            f"reference {references[name]} must have the frames and size of its source, (T, C, H, W) = {tuple(shape)}; "
+            f"got {tuple(truth.shape)}"
+        )
+    return truth

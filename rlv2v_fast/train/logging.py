@@ -1,0 +1,108 @@
+"""What a run tells: metrics.jsonl, the progress bar, preview sheets, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from rlv2v_fast.data.video import to_uint8
+from rlv2v_fast.errors import InputError
+from rlv2v_fast.models.rlv2vgan import RLV2VGAN
+
+METRICS_FILE = "metrics.jsonl"
+SHEET_COLUMNS = 8
+
+
+class RunLog:
+    """Writes one JSON row a step and shows progress; rows past `step`, left by a killed run, are dropped.
+
+    Args:
+        run: the run's folder.
+        step: iterations already done.
+        steps: iterations in all.
+        quiet: no progress bar.
+        tensorboard: also write TensorBoard events into run/tensorboard.
+    """
+
+    def __init__(self, run: Path, step: int, steps: int, *, quiet: bool = False, tensorboard: bool = False) -> None:
+        path = run / METRICS_FILE
+        rows = path.read_text().splitlines()[:step] if path.exists() else []
+        path.write_text("".join(row + "\n" for row in rows))
+        self._file = path.open("a")
+        self._bar = tqdm(total=steps, initial=step, disable=quiet, unit="step", dynamic_ncols=True)
+        self._events = _summary_writer(run / "tensorboard") if tensorboard else None
+
+    def row(self, step: int, seconds: float, losses: dict[str, float]) -> None:
+        """Record an iteration: its number from 1, its duration in seconds, its losses."""
+        self._file.write(json.dumps({"step": step, "seconds": round(seconds, 4), **losses}) + "\n")
+        self._file.flush()
+        self._bar.set_postfix_str(_summary(losses), refresh=False)
+        self._bar.update()
+        if self._events is not None:
+            for name, value in losses.items():
+                self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush and close everything."""
+        self._bar.close()
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def _summary(losses: dict[str, float]) -> str:
+    """Domains summed: D, G, forecast and critic losses, for one line."""
+    groups = {
+        "D": "discriminator",
+        "G": "adversarial",
+        "V": "video_",
+        "RR": "recurrent",
+        "RC": "recycle",
+        "Q": "critic",
+    }
+    shown = {}
+    for short, prefix in groups.items():
+        values = [v for name, v in losses.items() if name.startswith(prefix) and "video_discriminator" not in name]
+        if values:
+            shown[short] = sum(values)
+    return " ".join(f"{name}={value:.3g}" for name, value in shown.items())
+
+
+def _summary_writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise InputError("tensorboard needs the extra: pip install 'rlv2v_fast[tb]'") from None
+    return SummaryWriter(str(folder))
+
+
+def preview_sheet(model: RLV2VGAN, clips: dict[str, Tensor], device: torch.device) -> Image.Image:
+    """Source, translated and reconstructed frames as rows, for X -> Y -> X and then Y -> X -> Y.
+
+    Args:
+        clips: (1, T, C, H, W) of "x" and "y" in [-1, 1].
+    """
+    rows = []
+    for domain, there, back in (("x", "x2y", "y2x"), ("y", "y2x", "x2y")):
+        source = clips[domain].to(device)
+        translated = model.translate(source, there)
+        reconstructed = model.translate(translated, back)
+        shown = np.linspace(0, source.shape[1] - 1, min(SHEET_COLUMNS, source.shape[1])).round().astype(int)
+        for video in (source, translated, reconstructed):
+            rows.append(np.concatenate(list(to_uint8(video[0, torch.from_numpy(shown)])), axis=1))
+    return Image.fromarray(np.concatenate(rows, axis=0))
+
+
+def save_preview(sheet: Image.Image, path: Path) -> None:
+    """Write a sheet, at least 64 pixels a frame so that it can be looked at."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scale = max(1, math.ceil(64 * 6 / sheet.height))
+    sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST).save(path)

@@ -1,0 +1,126 @@
+"""The updates of one training iteration (docs/paper.md, Algorithm 1), each a function of a model and clips.
+
+Every function takes the networks to call (compiled or not) as a Networks and returns named scalar losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlv2v_fast.losses.adversarial import r1_penalty
+from rlv2v_fast.losses.augment import diff_augment
+from rlv2v_fast.losses.recurrent import recurrent_loss
+from rlv2v_fast.losses.recycle import recycle_loss
+from rlv2v_fast.losses.video import (
+    frame_discriminator_loss,
+    frame_fooling_loss,
+    video_discriminator_loss,
+    video_fooling_loss,
+)
+from rlv2v_fast.models.discriminator import Verdict
+from rlv2v_fast.models.rlv2vgan import DOMAINS, OTHER
+from rlv2v_fast.train.config import LossConfig
+
+Losses = dict[str, Tensor]
+Network = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What to call for each domain; entries wrap the modules of an RLV2VGAN."""
+
+    generators: Mapping[str, Network]
+    predictors: Mapping[str, Network]
+    discriminators: Mapping[str, Network]
+    critics: Mapping[str, Network]
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Gradients pass through modules but none reaches their parameters."""
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def translate_both(networks: Networks, real: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Clips of each domain translated from the other's: {"y": G_y(x), "x": G_x(y)}."""
+    return {domain: networks.generators[domain](real[OTHER[domain]]) for domain in DOMAINS}
+
+
+def discriminator_losses(
+    networks: Networks,
+    real: Mapping[str, Tensor],
+    fake: Mapping[str, Tensor],
+    config: LossConfig,
+    augment: torch.Generator,
+) -> Losses:
+    """Step 2: the discriminators' losses on real, translated (detached) and other-domain clips.
+
+    The three are judged in one batch, so that batch normalization sees real and fake alike: apart, it would subtract
+    from each the very colours that tell them from one another.
+    """
+    losses: Losses = {}
+    for domain in DOMAINS:
+        clips = torch.cat([real[domain], fake[domain].detach(), real[OTHER[domain]]])
+        verdicts = networks.discriminators[domain](diff_augment(clips, config.augment, augment))
+        thirds = zip(*(logits.chunk(3) for logits in verdicts), strict=True)
+        judged_real, judged_fake, judged_other = (Verdict(*parts) for parts in thirds)
+        losses[f"discriminator_{domain}"] = frame_discriminator_loss(
+            judged_real, judged_fake, judged_other, config.adversarial
+        )
+        if config.video:
+            losses[f"video_discriminator_{domain}"] = config.video * video_discriminator_loss(
+                judged_real, judged_fake, config.adversarial
+            )
+    return losses
+
+
+def r1_losses(discriminators: Mapping[str, nn.Module], real: Mapping[str, Tensor], config: LossConfig) -> Losses:
+    """R1 on real clips; called on the modules themselves, as a compiled graph has no second derivative."""
+    losses: Losses = {}
+    for domain in DOMAINS:
+        clips = real[domain].detach().requires_grad_()
+        verdict = discriminators[domain](clips)
+        per_clip = verdict.authenticity.flatten(1).mean(1) + verdict.style.flatten(1).mean(1) + verdict.video
+        losses[f"r1_{domain}"] = config.r1 * r1_penalty(per_clip, clips)
+    return losses
+
+
+def policy_losses(
+    networks: Networks,
+    real: Mapping[str, Tensor],
+    fake: Mapping[str, Tensor],
+    config: LossConfig,
+    augment: torch.Generator,
+) -> Losses:
+    """Step 3: the weighted losses of generators and predictors; the discriminators are frozen and in eval mode.
+
+    L_g + lambda_rr L_rr + lambda_rc L_rc + lambda_v L_v, each for both domains.
+    """
+    losses: Losses = {}
+    for domain in DOMAINS:
+        other = OTHER[domain]
+        verdict = networks.discriminators[domain](diff_augment(fake[domain], config.augment, augment))
+        losses[f"adversarial_{domain}"] = frame_fooling_loss(verdict, config.adversarial)
+        if config.video:
+            losses[f"video_{domain}"] = config.video * video_fooling_loss(verdict, config.adversarial)
+        clip = real[domain]
+        if config.recurrent:
+            forecast = networks.predictors[domain](clip[:, :-1])
+            losses[f"recurrent_{domain}"] = config.recurrent * recurrent_loss(clip, forecast, config.distance)
+        if config.recycle:
+            returned = networks.generators[domain](networks.predictors[other](fake[other][:, :-1]))
+            losses[f"recycle_{domain}"] = config.recycle * recycle_loss(clip, returned, config.distance)
+    return losses

@@ -1,0 +1,285 @@
+"""The trainer: Algorithm 1 of docs/paper.md, with checkpoints from which a run continues bit for bit."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from rlv2v_fast.errors import InputError
+from rlv2v_fast.models.rlv2vgan import DOMAINS, RLV2VGAN, ModelConfig
+from rlv2v_fast.nn.norm import evaluating
+from rlv2v_fast.train.checkpoint import checkpoints, load_state, save_checkpoint
+from rlv2v_fast.train.config import TrainConfig, changed_fields, from_dict, save_config, to_dict
+from rlv2v_fast.train.logging import RunLog, preview_sheet, save_preview
+from rlv2v_fast.train.reinforcement import Reinforcement
+from rlv2v_fast.train.steps import (
+    Losses,
+    Networks,
+    discriminator_losses,
+    frozen,
+    policy_losses,
+    r1_losses,
+    translate_both,
+)
+
+
+class ClipSource(Protocol):
+    """A domain as the trainer sees it."""
+
+    def batch(self, generator: torch.Generator, batch_size: int) -> Tensor:
+        """(batch_size, T, 3, size, size) floats in [-1, 1]."""
+
+    def fingerprint(self) -> str:
+        """Text that changes when the clips do."""
+
+
+class TrainingDivergedError(InputError):
+    """A loss became NaN or infinite."""
+
+
+class Trainer:
+    """A training run in memory.
+
+    Args:
+        config: resolved (train.config.resolve).
+        domains: the clips of "x" (source) and "y" (target).
+    """
+
+    def __init__(self, config: TrainConfig, domains: Mapping[str, ClipSource]) -> None:
+        self.config, self.domains = config, domains
+        self.device = torch.device(config.device)
+        self.step = 0
+        assert config.network.width is not None
+        architecture = ModelConfig(width=config.network.width, norm=config.network.norm, critics=config.rl.weight > 0)
+        self.model = RLV2VGAN(architecture, seed=config.seed, backend=config.backend).to(self.device)
+        self.networks = self._networks()
+        m, o = self.model, config.optim
+        self.policy_optimizer = self._adam([*m.generators.parameters(), *m.predictors.parameters()], o.lr)
+        self.discriminator_optimizer = self._adam(m.discriminators.parameters(), o.lr)
+        self.critic_optimizer = self._adam(m.critics.parameters(), o.lr_critic) if architecture.critics else None
+        self.reinforcement = Reinforcement(m, self.networks, config) if architecture.critics else None
+        # Separate streams: what one part draws changes nothing for another.
+        self.data_random = torch.Generator().manual_seed(config.seed + 1)
+        self.augment_random = torch.Generator().manual_seed(config.seed + 2)
+
+    def iterate(self) -> dict[str, float]:
+        """One iteration; its losses by name.
+
+        Raises:
+            TrainingDivergedError: a loss is NaN or infinite.
+        """
+        self.model.train()
+        real = {
+            domain: self.domains[domain].batch(self.data_random, self.config.optim.batch_size).to(self.device)
+            for domain in DOMAINS
+        }
+        with self._autocast():
+            fake = translate_both(self.networks, real)
+        losses = self._update_discriminators(real, fake)
+        losses |= self._update_policy(real, fake)
+        if self.reinforcement is not None and self.step % self.config.rl.rollout_every == 0:
+            losses |= self._reinforce(self.reinforcement, real)
+        if self.reinforcement is not None:
+            self.reinforcement.update_targets()
+        self.step += 1
+        # A short average at first: with a decay of 0.999 the first hundreds of steps would show the initial weights.
+        self.model.update_ema(min(self.config.optim.ema, self.step / (self.step + 9)))
+        return self._finite(losses)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that, beside the model's weights, the next iteration depends on."""
+        state: dict[str, Any] = {
+            "config": to_dict(self.config),
+            "data": {domain: self.domains[domain].fingerprint() for domain in DOMAINS},
+            "policy_optimizer": self.policy_optimizer.state_dict(),
+            "discriminator_optimizer": self.discriminator_optimizer.state_dict(),
+            "data_random": self.data_random.get_state(),
+            "augment_random": self.augment_random.get_state(),
+        }
+        if self.reinforcement is not None and self.critic_optimizer is not None:
+            state["critic_optimizer"] = self.critic_optimizer.state_dict()
+            state["reinforcement"] = self.reinforcement.state_dict()
+        return state
+
+    def save(self, run: Path) -> Path:
+        """Write a checkpoint of this moment into the run."""
+        return save_checkpoint(run, self.step, self.model, self.state_dict(), self.config.keep)
+
+    def load(self, folder: Path) -> None:
+        """Continue from a checkpoint; InputError names what differs in a way that would change the run."""
+        state = load_state(folder)
+        changed = changed_fields(from_dict(state["config"], str(folder)), self.config)
+        if changed:
+            name, before, after = changed[0]
+            raise InputError(f"{name} cannot change when resuming: the run has {before!r}; got {after!r}")
+        for domain, argument in zip(DOMAINS, ("source", "target"), strict=True):
+            if state["data"][domain] != self.domains[domain].fingerprint():
+                raise InputError(f"{argument} holds other videos than when the run was saved in {folder}")
+        self.model.load_weights(folder)
+        self.policy_optimizer.load_state_dict(state["policy_optimizer"])
+        self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+        self.data_random.set_state(state["data_random"])
+        self.augment_random.set_state(state["augment_random"])
+        if self.reinforcement is not None and self.critic_optimizer is not None:
+            self.critic_optimizer.load_state_dict(state["critic_optimizer"])
+            self.reinforcement.load_state_dict(state["reinforcement"])
+        self.step = state["step"]
+
+    def preview(self, path: Path) -> None:
+        """Write a sheet of source, translated and reconstructed frames, always of the same clips."""
+        random = torch.Generator().manual_seed(self.config.seed + 4)
+        clips = {domain: self.domains[domain].batch(random, 1) for domain in DOMAINS}
+        save_preview(preview_sheet(self.model, clips, self.device), path)
+
+    def _update_discriminators(self, real: Mapping[str, Tensor], fake: Mapping[str, Tensor]) -> Losses:
+        with self._autocast():
+            losses = discriminator_losses(self.networks, real, fake, self.config.loss, self.augment_random)
+        if self.config.loss.r1:
+            losses |= r1_losses(_modules(self.model.discriminators), real, self.config.loss)
+        self._descend(self.discriminator_optimizer, losses)
+        return losses
+
+    def _update_policy(self, real: Mapping[str, Tensor], fake: Mapping[str, Tensor]) -> Losses:
+        judges = self.model.discriminators
+        with evaluating(judges), frozen(judges), self._autocast():
+            losses = policy_losses(self.networks, real, fake, self.config.loss, self.augment_random)
+            self._descend(self.policy_optimizer, losses)
+        return losses
+
+    def _reinforce(self, reinforcement: Reinforcement, real: Mapping[str, Tensor]) -> Losses:
+        assert self.critic_optimizer is not None
+        with self._autocast():
+            batch = reinforcement.collect(real)
+            losses = reinforcement.critic_losses(batch)
+        self._descend(self.critic_optimizer, losses)
+        if self.step >= self.config.rl.critic_warmup:
+            with self._autocast():
+                actor = reinforcement.actor_losses(batch)
+            self._descend(self.policy_optimizer, actor)
+            losses |= actor
+        return losses
+
+    def _descend(self, optimizer: torch.optim.Optimizer, losses: Losses) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack([loss.float() for loss in losses.values()]).sum().backward()
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grad_norm_(parameters, self.config.optim.clip_norm)
+        optimizer.step()
+
+    def _finite(self, losses: Losses) -> dict[str, float]:
+        values = torch.stack([loss.detach().float() for loss in losses.values()]).tolist()
+        named = dict(zip(losses, values, strict=True))
+        for name, value in named.items():
+            if not math.isfinite(value):
+                raise TrainingDivergedError(f"training diverged: the loss {name} is {value} at step {self.step}")
+        return named
+
+    def _adam(self, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Adam:
+        optim = self.config.optim
+        return torch.optim.Adam(parameters, lr=lr, betas=(optim.beta1, optim.beta2))
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+
+    def _networks(self) -> Networks:
+        groups = ("generators", "predictors", "discriminators", "critics")
+        wrapped: dict[str, dict[str, Any]] = {}
+        for group in groups:
+            modules = _modules(getattr(self.model, group))
+            wrapped[group] = {d: torch.compile(m) if self.config.compile else m for d, m in modules.items()}
+        return Networks(**wrapped)
+
+
+def fit(config: TrainConfig, domains: Mapping[str, ClipSource], *, resume: bool = False) -> Trainer:
+    """Run or continue the training that config describes, in config.out.
+
+    Raises:
+        InputError: the folder cannot be used, or the run cannot be resumed as asked.
+        TrainingDivergedError: a loss is NaN or infinite; the last checkpoint stays.
+        KeyboardInterrupt: after Ctrl-C, once the iteration has ended and been saved.
+    """
+    assert config.out is not None
+    run = config.out
+    saved = _prepare(run, resume)
+    trainer = Trainer(config, domains)
+    if saved is not None:
+        trainer.load(saved)
+    save_config(config, run / "config.yaml")
+    log = RunLog(run, trainer.step, config.steps, quiet=config.quiet, tensorboard=config.tensorboard)
+    try:
+        with _interruptible() as interrupted:
+            while trainer.step < config.steps and not interrupted():
+                _step_and_record(trainer, log, run)
+            if not saved or trainer.step > int(saved.name.split("_")[-1]):
+                trainer.save(run)
+            if interrupted():
+                raise KeyboardInterrupt
+    except TrainingDivergedError as error:
+        kept = checkpoints(run)
+        where = f"the last good checkpoint is {kept[-1]}" if kept else "no checkpoint had been written yet"
+        raise TrainingDivergedError(f"{error}; {where}") from None
+    finally:
+        log.close()
+    return trainer
+
+
+def _step_and_record(trainer: Trainer, log: RunLog, run: Path) -> None:
+    config = trainer.config
+    begin = time.perf_counter()
+    losses = trainer.iterate()
+    log.row(trainer.step, time.perf_counter() - begin, losses)
+    if trainer.step % config.preview_every == 0 or trainer.step == config.steps:
+        trainer.preview(run / "previews" / f"step_{trainer.step:08d}.png")
+    if trainer.step % config.checkpoint_every == 0 and trainer.step < config.steps:
+        trainer.save(run)
+
+
+def _prepare(run: Path, resume: bool) -> Path | None:
+    """Make the run's folder; the checkpoint to resume from, or None for a fresh run."""
+    found = checkpoints(run)
+    if resume and not found:
+        raise InputError(f"out {str(run)!r} holds no checkpoint to resume from")
+    if found and not resume:
+        raise InputError(f"out {str(run)!r} already holds a run; pass --resume to continue it, or another folder")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        (run / ".writable").touch()
+        (run / ".writable").unlink()
+    except OSError as error:
+        raise InputError(f"out {str(run)!r} cannot be written: {error.strerror}") from error
+    return found[-1] if found else None
+
+
+@contextmanager
+def _interruptible() -> Iterator[Any]:
+    """The first Ctrl-C only asks: the value returned says whether it came. The second acts as usual."""
+    asked = False
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    try:
+        previous = signal.signal(signal.SIGINT, note)
+    except ValueError:  # not the main thread: Ctrl-C goes elsewhere
+        yield lambda: False
+        return
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _modules(group: nn.ModuleDict) -> dict[str, nn.Module]:
+    return dict(group.items())

@@ -1,0 +1,67 @@
+"""Translating video files of any length, height and width in constant memory."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from rlv2v_fast.data.video import VideoWriter, probe, read_frames, to_tensor, to_uint8
+from rlv2v_fast.models.rlv2vgan import RLV2VGAN
+from rlv2v_fast.train.checkpoint import model_folder
+
+
+def load_model(path: Path, device: torch.device, *, backend: str = "auto") -> RLV2VGAN:
+    """The model of a run (its newest checkpoint), a checkpoint or a saved model's folder."""
+    return RLV2VGAN.from_pretrained(model_folder(path), backend=backend).to(device)
+
+
+def pieces(frames: Iterable[np.ndarray], chunk: int, device: torch.device) -> Iterator[Tensor]:
+    """(1, t, 3, H, W) tensors of at most `chunk` consecutive frames."""
+    stream = iter(frames)
+    while group := list(itertools.islice(stream, chunk)):
+        yield to_tensor(np.stack(group)).unsqueeze(0).to(device)
+
+
+def translate_file(
+    model: RLV2VGAN,
+    source: Path,
+    output: Path,
+    *,
+    direction: str = "x2y",
+    device: torch.device | None = None,
+    chunk: int = 8,
+    quiet: bool = True,
+) -> int:
+    """Translate a video file and return the number of frames written.
+
+    The output has the frame count, rate and size of the source, and its audio where the format of output carries any.
+    Memory does not grow with the video's length. A source that turns out to be damaged leaves no output.
+
+    Args:
+        source: video file, gif, webp or folder of frames.
+        output: mp4, mov, webm, avi, gif or webp by suffix; no suffix writes a folder of png.
+        direction: "x2y" or "y2x".
+        chunk: frames translated at once.
+
+    Raises:
+        InputError: source cannot be read, or output cannot be written.
+    """
+    info = probe(source)
+    device = device or next(model.parameters()).device
+    count = 0
+    with (
+        VideoWriter(output, info.width, info.height, info.fps, audio_from=source if info.has_audio else None) as writer,
+        tqdm(total=info.frames, unit="frame", disable=quiet) as bar,
+    ):
+        for piece in model.translate_stream(pieces(read_frames(source), chunk, device), direction):
+            for frame in to_uint8(piece[0].cpu()):
+                writer.write(frame)
+                count += 1
+            bar.update(piece.shape[1])
+    return count
