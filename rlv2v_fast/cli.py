@@ -93,20 +93,25 @@ def train(command: Train) -> None:
     from rlv2v_fast.train.trainer import fit
 
     config = command.run
-    for name in ("source", "target", "out"):
-        if getattr(config, name) is None:
-            raise InputError(f"{name} must be given: --{name} PATH")
+    source, target = _given("source", config.source), _given("target", config.target)
+    _given("out", config.out)
     config = resolve(config)
     opened = partial(Domain.open, frames=config.frames, size=config.size, flip=config.flip, progress=not config.quiet)
     domains = {
-        "x": opened(config.source, argument="source"),
-        "y": opened(config.target, argument="target", few_shot=config.few_shot),
+        "x": opened(source, argument="source"),
+        "y": opened(target, argument="target", few_shot=config.few_shot),
     }
     for domain in domains.values():
         for path, reason in domain.skipped:
             print(f"rlv2v: skipped {path}: {reason}", file=sys.stderr)
     trainer = fit(config, domains, resume=command.resume)
     print(f"{trainer.step} steps done; rlv2v translate --model {config.out} INPUT OUTPUT")
+
+
+def _given(name: str, path: Path | None) -> Path:
+    if path is None:
+        raise InputError(f"{name} must be given: --{name} PATH")
+    return path
 
 
 def translate(command: Translate) -> None:

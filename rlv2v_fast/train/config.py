@@ -17,7 +17,18 @@ from rlv2v_fast.errors import InputError
 PRESETS = Path(__file__).parent / "presets"
 # What a resumed run may change: nothing here alters a tensor or the data it sees.
 RESUMABLE = frozenset(
-    {"out", "steps", "checkpoint_every", "keep", "preview_every", "device", "compile", "tensorboard", "quiet"}
+    {
+        "out",
+        "steps",
+        "max_minutes",
+        "checkpoint_every",
+        "keep",
+        "preview_every",
+        "device",
+        "compile",
+        "tensorboard",
+        "quiet",
+    }
 )
 
 
@@ -149,6 +160,8 @@ class TrainConfig:
     """Mirror clips at random."""
     steps: int = 20_000
     """Iterations of the whole run."""
+    max_minutes: float | None = None
+    """Stop, saving, after this much training time even if steps remain."""
     checkpoint_every: int = 500
     """Iterations between checkpoints."""
     keep: int = 2
@@ -179,6 +192,7 @@ class TrainConfig:
         _require("frames", self.frames, "at least 2", self.frames >= 2)
         for name in ("steps", "checkpoint_every", "keep", "preview_every"):
             _require(name, getattr(self, name), "at least 1", getattr(self, name) >= 1)
+        _require("max_minutes", self.max_minutes, "above 0", self.max_minutes is None or self.max_minutes > 0)
         _require("few_shot", self.few_shot, "at least 1", self.few_shot is None or self.few_shot >= 1)
 
 

@@ -217,7 +217,8 @@ def fit(config: TrainConfig, domains: Mapping[str, ClipSource], *, resume: bool 
     log = RunLog(run, trainer.step, config.steps, quiet=config.quiet, tensorboard=config.tensorboard)
     try:
         with _interruptible() as interrupted:
-            while trainer.step < config.steps and not interrupted():
+            deadline = time.monotonic() + 60 * (config.max_minutes or math.inf)
+            while trainer.step < config.steps and time.monotonic() < deadline and not interrupted():
                 _step_and_record(trainer, log, run)
             if not saved or trainer.step > int(saved.name.split("_")[-1]):
                 trainer.save(run)

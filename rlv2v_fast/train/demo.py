@@ -1,0 +1,126 @@
+"""The demo: learn Figure 1's task from generated clips, then translate and score one never trained on."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rlv2v_fast.data.clips import Domain
+from rlv2v_fast.data.synthetic import BLUE, RED, figure1_clips, figure1_pair
+from rlv2v_fast.data.video import VideoWriter, to_tensor, to_uint8
+from rlv2v_fast.errors import InputError
+from rlv2v_fast.metrics.baselines import fit_mean_std, mean_std_transfer
+from rlv2v_fast.metrics.figure1 import background_accuracy, digit_iou
+from rlv2v_fast.metrics.frame import psnr, ssim
+from rlv2v_fast.metrics.video import temporal_error
+from rlv2v_fast.models.rlv2vgan import RLV2VGAN
+from rlv2v_fast.train.config import load_config, resolve
+from rlv2v_fast.train.trainer import fit
+
+SOURCE_CLIPS, TARGET_CLIPS = 200, 40
+# Scenes are drawn from seeds; training uses lists that start with the run's seed, so these are never trained on.
+TEST_SCENES = range(1_000_000, 1_000_008)
+COLUMNS = 8
+
+
+def run_demo(out: Path, *, minutes: float = 4.0, seed: int = 0, quiet: bool = False) -> dict[str, dict[str, float]]:
+    """Train, score eight unseen scenes, write previews into out, and print what was found.
+
+    Args:
+        out: folder of the run; an earlier demo there is replaced.
+        minutes: training time.
+        seed: of the training clips and of the run.
+
+    Returns:
+        Scores by method and name.
+
+    Raises:
+        InputError: out is a folder of something else than a demo, or minutes is not positive.
+    """
+    if minutes <= 0:
+        raise InputError(f"minutes must be above 0; got {minutes}")
+    _clear(out)
+    config = dataclasses.replace(
+        load_config("figure1-cpu"), source=Path("figure1"), target=Path("figure1"), out=out, seed=seed, quiet=quiet
+    )
+    config = resolve(dataclasses.replace(config, max_minutes=minutes))
+    frames, side = config.frames, config.size
+    sources = figure1_clips("source", SOURCE_CLIPS, frames, side, seed)
+    targets = figure1_clips("target", TARGET_CLIPS, frames, side, seed)
+    domains = {
+        "x": Domain.from_arrays(sources, frames=frames, size=side),
+        "y": Domain.from_arrays(targets, frames=frames, size=side),
+    }
+    print(f"Training for {minutes:g} minutes on {SOURCE_CLIPS} source and {TARGET_CLIPS} target clips, unpaired")
+    trainer = fit(config, domains)
+    fitted = fit_mean_std([to_tensor(clip) for clip in targets])
+    scores = _score(trainer.model, fitted, frames, side)
+    _report(scores, trainer.step)
+    _show(trainer.model, fitted, frames, side, out)
+    return scores
+
+
+def _clear(out: Path) -> None:
+    """Remove an earlier demo; refuse to remove anything else."""
+    if out.exists() and any(out.iterdir()) and not (out / "config.yaml").is_file():
+        raise InputError(f"out {str(out)!r} holds something that is not a run; give another folder")
+    shutil.rmtree(out, ignore_errors=True)
+
+
+def _methods(model: RLV2VGAN, fitted: tuple[Tensor, Tensor], source: Tensor) -> dict[str, Tensor]:
+    return {
+        "identity": source,
+        "colour transfer": mean_std_transfer(source, *fitted).clamp(-1, 1),
+        "RL-V2V-GAN": model.translate(source.to(next(model.parameters()).device)).cpu(),
+    }
+
+
+def _score(model: RLV2VGAN, fitted: tuple[Tensor, Tensor], frames: int, size: int) -> dict[str, dict[str, float]]:
+    palette = torch.tensor([BLUE, RED, (0, 0, 0)], dtype=torch.float32) / 127.5 - 1
+    background = (torch.arange(frames) >= frames / 2).long()
+    totals: dict[str, dict[str, float]] = {}
+    for scene in TEST_SCENES:
+        source, target, mask = figure1_pair(scene, frames, size)
+        truth, digits = to_tensor(target), torch.from_numpy(mask)
+        for name, video in _methods(model, fitted, to_tensor(source)).items():
+            scores = {
+                "PSNR dB": psnr(video, truth).mean(),
+                "SSIM": ssim(video, truth).mean(),
+                "temporal error": temporal_error(video, truth),
+                "background": background_accuracy(video, background, digits, palette),
+                "digit IoU": digit_iou(video, digits),
+            }
+            row = totals.setdefault(name, dict.fromkeys(scores, 0.0))
+            for key, value in scores.items():
+                row[key] += float(value) / len(TEST_SCENES)
+    return totals
+
+
+def _report(scores: dict[str, dict[str, float]], steps: int) -> None:
+    names = list(next(iter(scores.values())))
+    print(f"After {steps} steps, on {len(TEST_SCENES)} scenes never trained on (mean):")
+    print(f"{'':16s}" + "".join(f"{name:>16s}" for name in names))
+    for method, row in scores.items():
+        print(f"{method:16s}" + "".join(f"{row[name]:16.3f}" for name in names))
+
+
+def _show(model: RLV2VGAN, fitted: tuple[Tensor, Tensor], frames: int, size: int, out: Path) -> None:
+    """Write one unseen scene as preview.png (source, colour transfer, translation, truth) and translation.gif."""
+    source, target, _ = figure1_pair(TEST_SCENES[0], frames, size)
+    methods = _methods(model, fitted, to_tensor(source))
+    translated = to_uint8(methods["RL-V2V-GAN"])
+    columns = np.linspace(0, frames - 1, COLUMNS).round().astype(int)
+    rows = [source, to_uint8(methods["colour transfer"]), translated, target]
+    sheet = Image.fromarray(np.concatenate([np.concatenate(list(row[columns]), axis=1) for row in rows]))
+    scale = max(1, 96 // size)
+    sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST).save(out / "preview.png")
+    with VideoWriter(out / "translation.gif", size, size, 8) as writer:
+        for frame in translated:
+            writer.write(frame)
+    print(f"{out / 'preview.png'}: source, colour transfer, RL-V2V-GAN, truth (rows); {out / 'translation.gif'}")
