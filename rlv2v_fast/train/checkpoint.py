@@ -6,7 +6,6 @@ A checkpoint is written beside its place and renamed, so that one with its final
 from __future__ import annotations
 
 import os
-import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -56,8 +55,8 @@ def load_state(folder: Path) -> dict[str, Any]:
         version = state["format"]
     except FileNotFoundError:
         raise InputError(f"checkpoint {folder} has no {STATE_FILE}") from None
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"checkpoint file {path} cannot be read: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # damaged bytes make the unpickler raise almost anything
+        raise InputError(f"checkpoint file {path} cannot be read: {(str(error) or repr(error)).splitlines()[0]}") from error
     if version != FORMAT:
         raise InputError(f"checkpoint {path} has format {version}; this version of rlv2v_fast reads format {FORMAT}")
     return state

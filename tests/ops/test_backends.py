@@ -1,0 +1,43 @@
+import warnings
+
+import pytest
+
+from rlv2v_fast.ops import backends
+from rlv2v_fast.ops.backends import BackendFallbackWarning, choose
+
+
+def test_auto_takes_the_first_backend_that_accepts():
+    refusals = {"triton": lambda: "no GPU", "cpp": lambda: None}
+    assert choose("op", "auto", refusals) == "cpp"
+
+
+def test_auto_falls_back_to_the_reference_and_says_why_once(monkeypatch):
+    monkeypatch.setattr(backends, "_warned", set())
+    refusals = {"triton": lambda: "no GPU", "cpp": lambda: "not built"}
+    with pytest.warns(BackendFallbackWarning, match="triton: no GPU; cpp: not built"):
+        assert choose("op", "auto", refusals) == "reference"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert choose("op", "auto", refusals) == "reference"
+
+
+def test_an_explicit_backend_that_refuses_raises_its_reason():
+    with pytest.raises(RuntimeError, match="backend='triton' cannot run op: no GPU"):
+        choose("op", "triton", {"triton": lambda: "no GPU", "cpp": lambda: None})
+
+
+def test_an_explicit_backend_the_operator_lacks_raises():
+    with pytest.raises(RuntimeError, match="has no such kernel"):
+        choose("op", "triton", {"cpp": lambda: None})
+
+
+def test_reference_never_asks_a_fused_backend():
+    def never() -> str:
+        raise AssertionError
+
+    assert choose("op", "reference", {"cpp": never}) == "reference"
+
+
+def test_an_unknown_backend_is_named():
+    with pytest.raises(ValueError, match=r"backend must be one of .*; got 'cuda'"):
+        choose("op", "cuda", {})

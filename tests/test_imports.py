@@ -1,0 +1,84 @@
+"""Imports go downward only, and importing the package stays light; both judged from outside."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "rlv2v_fast"
+
+# What each layer may import of the package.
+ALLOWED = {
+    "errors": set(),
+    "extension": set(),
+    "kernels": {"kernels"},
+    "reference": {"reference"},
+    "ops": {"ops", "reference", "kernels", "extension", "rlv2v_fast"},
+    "nn": {"nn", "ops"},
+    "models": {"models", "nn", "errors"},
+    "losses": {"losses"},
+    "metrics": {"metrics", "errors"},
+    "data": {"data", "errors"},
+    "rl": {"rl", "losses"},
+    "train": {"train", "models", "nn", "losses", "rl", "data", "metrics", "errors"},
+    "cli": {"train", "models", "ops", "data", "metrics", "errors"},
+}
+# Third-party packages only some layers may see.
+GUARDED = {"triton": {"kernels"}, "av": {"data"}, "tyro": {"cli"}, "yaml": {"train"}, "PIL": {"data", "train"}}
+
+
+def sources() -> list[tuple[str, Path]]:
+    files = [p for p in PACKAGE.rglob("*.py") if "kernels" not in p.parts]
+    layered = [(p.relative_to(PACKAGE).parts[0].removesuffix(".py"), p) for p in files if p.parent != PACKAGE]
+    layered += [(p.stem, p) for p in files if p.parent == PACKAGE and p.stem != "__init__"]
+    return layered + [("kernels", p) for p in (ROOT / "kernels").glob("*.py")]
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} uses a relative import"
+            names |= {node.module} if node.module != "rlv2v_fast" else {f"rlv2v_fast.{a.name}" for a in node.names}
+    return names
+
+
+@pytest.mark.parametrize(("layer", "path"), sources(), ids=lambda value: getattr(value, "name", value))
+def test_a_layer_imports_only_the_layers_below_it(layer, path):
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[0] == "rlv2v_fast":
+            assert (parts[1] if len(parts) > 1 else "rlv2v_fast") in ALLOWED[layer], f"{path} imports {name}"
+        elif parts[0] in GUARDED:
+            assert layer in GUARDED[parts[0]], f"{path} imports {name}"
+
+
+def test_every_layer_has_a_rule():
+    assert {layer for layer, _ in sources()} == set(ALLOWED)
+
+
+@pytest.mark.parametrize("module", ["rlv2v_fast", "rlv2v_fast.nn.convlstm", "rlv2v_fast.models.rlv2vgan"])
+def test_importing_the_package_leaves_triton_and_av_out(module):
+    code = f"import sys, {module}; print([m for m in ('triton', 'av', 'tyro') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_importing_the_package_leaves_torch_out():
+    code = "import sys, rlv2v_fast; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_public_names_resolve():
+    import rlv2v_fast
+
+    for name in rlv2v_fast.__all__:
+        assert getattr(rlv2v_fast, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
+        _ = rlv2v_fast.Nonsense

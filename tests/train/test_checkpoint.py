@@ -1,0 +1,67 @@
+import pytest
+import torch
+
+from rlv2v_fast.errors import InputError
+from rlv2v_fast.models.rlv2vgan import RLV2VGAN, ModelConfig
+from rlv2v_fast.train.checkpoint import checkpoints, load_state, model_folder, save_checkpoint
+
+
+@pytest.fixture
+def model() -> RLV2VGAN:
+    return RLV2VGAN(ModelConfig(width=1, critics=False))
+
+
+def test_the_newest_are_kept(tmp_path, model):
+    for step in (1, 5, 10):
+        save_checkpoint(tmp_path, step, model, {"a": 1}, keep=2)
+    assert [p.name for p in checkpoints(tmp_path)] == ["step_00000005", "step_00000010"]
+    assert load_state(checkpoints(tmp_path)[-1])["step"] == 10
+
+
+def test_a_failed_write_leaves_nothing_and_the_older_one_whole(tmp_path, model, monkeypatch):
+    save_checkpoint(tmp_path, 1, model, {}, keep=1)
+
+    def fail(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(InputError, match="checkpoint .* cannot be written: No space left on device"):
+        save_checkpoint(tmp_path, 2, model, {}, keep=1)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_00000001"]
+
+
+def test_unfinished_checkpoints_are_not_seen(tmp_path):
+    (tmp_path / "checkpoints" / ".step_00000009.123").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "step_old").mkdir()
+    assert checkpoints(tmp_path) == []
+
+
+def test_damaged_missing_and_future_states_are_named(tmp_path, model):
+    folder = save_checkpoint(tmp_path, 1, model, {"x": torch.zeros(100)}, keep=1)
+    state = folder / "state.pt"
+    whole = state.read_bytes()
+    state.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="cannot be read"):
+        load_state(folder)
+    state.write_bytes(b"random bytes")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_state(folder)
+    torch.save({"format": 99}, state)
+    with pytest.raises(InputError, match="format 99; this version of rlv2v_fast reads format 1"):
+        load_state(folder)
+    state.unlink()
+    with pytest.raises(InputError, match=r"has no state\.pt"):
+        load_state(folder)
+
+
+def test_model_folder_finds_runs_checkpoints_and_saved_models(tmp_path, model):
+    saved = save_checkpoint(tmp_path / "run", 3, model, {}, keep=1)
+    model.save_pretrained(tmp_path / "saved")
+    assert model_folder(tmp_path / "run") == saved
+    assert model_folder(saved) == saved
+    assert model_folder(tmp_path / "saved") == tmp_path / "saved"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"holds neither a config\.json nor a checkpoint"):
+        model_folder(tmp_path / "empty")
+    with pytest.raises(InputError, match="is not a folder"):
+        model_folder(tmp_path / "missing")

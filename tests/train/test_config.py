@@ -1,0 +1,105 @@
+import dataclasses
+
+import pytest
+
+from rlv2v_fast.errors import InputError
+from rlv2v_fast.train.config import (
+    LossConfig,
+    NetworkConfig,
+    RLConfig,
+    TrainConfig,
+    changed_fields,
+    from_dict,
+    load_config,
+    presets,
+    resolve,
+    resolve_device,
+    save_config,
+    to_dict,
+)
+
+
+def test_yaml_round_trip(tmp_path):
+    config = TrainConfig(
+        source=tmp_path,
+        few_shot=3,
+        max_minutes=1.5,
+        loss=LossConfig(augment=("cutout", "translation")),
+        rl=RLConfig(weight=0.0),
+        network=NetworkConfig(width=8, norm="instance"),
+    )
+    save_config(config, tmp_path / "c.yaml")
+    assert load_config(tmp_path / "c.yaml") == config
+    assert from_dict(to_dict(config), "here") == config
+
+
+@pytest.mark.parametrize("name", presets())
+def test_presets_load(name):
+    assert isinstance(load_config(name), TrainConfig)
+
+
+def test_there_is_a_preset():
+    assert "figure1-cpu" in presets()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sise: 3", "unknown field sise; known are source"),
+        ("rl: {wieght: 1}", "unknown field rl.wieght"),
+        ("size: big", "size must be int; got 'big'"),
+        ("size: true", "size must be int; got True"),
+        ("rl: {weight: x}", "rl.weight must be float; got 'x'"),
+        ("rl: 3", "rl must be a mapping; got 3"),
+        ("[1, 2]", "the file must be a mapping"),
+        ("loss: {adversarial: wgan}", "loss.adversarial must be one of bce, hinge, least_squares; got 'wgan'"),
+        ("a: [", "is not YAML"),
+        ("size: 60", "size must be a positive multiple of 8; got 60"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_named(tmp_path, text, message):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_config(path)
+
+
+def test_an_unknown_config_lists_the_presets():
+    with pytest.raises(InputError, match=r"presets .*figure1-cpu.*; got 'nonsense'"):
+        load_config("nonsense")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TrainConfig(frames=1), "frames must be at least 2; got 1"),
+        (lambda: TrainConfig(steps=0), "steps must be at least 1; got 0"),
+        (lambda: TrainConfig(few_shot=0), "few_shot must be at least 1; got 0"),
+        (lambda: RLConfig(sigma1=1.5), r"rl.sigma1 must be in \[0, 1\]; got 1.5"),
+        (lambda: LossConfig(recycle=-1), "loss.recycle must be at least 0; got -1"),
+        (lambda: NetworkConfig(width=0), "network.width must be at least 1; got 0"),
+    ],
+)
+def test_values_out_of_range_are_named(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_resolve_leaves_no_auto_and_keeps_what_was_asked():
+    resolved = resolve(TrainConfig(device="cpu"))
+    assert (resolved.device, resolved.precision, resolved.network.width) == ("cpu", "fp32", 16)
+    assert resolve(TrainConfig(device="cpu", network=NetworkConfig(width=5))).network.width == 5
+    assert resolve(resolved) == resolved
+
+
+@pytest.mark.parametrize("name", ["gpu", "tpu:0", "mps", "cuda:99"])
+def test_a_device_that_does_not_exist_is_named(name):
+    with pytest.raises(InputError, match=name):
+        resolve_device(name)
+
+
+def test_changed_fields_ignores_what_a_resumed_run_may_change():
+    base = TrainConfig()
+    free = dataclasses.replace(base, steps=7, device="cpu", keep=9, checkpoint_every=3, preview_every=2, quiet=True)
+    assert changed_fields(base, free) == []
+    assert changed_fields(base, dataclasses.replace(base, rl=RLConfig(gamma=0.5))) == [("rl.gamma", 0.99, 0.5)]

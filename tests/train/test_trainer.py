@@ -1,0 +1,340 @@
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from rlv2v_fast.data.clips import Domain
+from rlv2v_fast.data.synthetic import figure1_clips
+from rlv2v_fast.errors import InputError
+from rlv2v_fast.models.rlv2vgan import RLV2VGAN, ModelConfig
+from rlv2v_fast.train.checkpoint import checkpoints
+from rlv2v_fast.train.config import LossConfig
+from rlv2v_fast.train.trainer import Trainer, TrainingDivergedError, fit
+
+
+def without_rl(config):
+    return dataclasses.replace(config, rl=dataclasses.replace(config.rl, weight=0.0))
+
+
+def weights(trainer):
+    return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def recycle_gan_step(model, optimizers, real, lambdas):
+    """One update of Recycle-GAN with a video discriminator, written from the formulas alone."""
+    bce = F.binary_cross_entropy_with_logits
+
+    def one(z):
+        return bce(z, torch.ones_like(z))
+
+    def zero(z):
+        return bce(z, torch.zeros_like(z))
+
+    G, P, D = model.generators, model.predictors, model.discriminators
+    other = {"x": "y", "y": "x"}
+    model.train()
+    fake = {d: G[d](real[other[d]]) for d in "xy"}
+    loss = 0
+    for d in "xy":
+        # one batch, so that batch statistics are shared
+        verdict = D[d](torch.cat([real[d], fake[d].detach(), real[other[d]]]))
+        n = len(real[d])
+        loss = loss + one(verdict.authenticity[:n]) + zero(verdict.authenticity[n : 2 * n])
+        loss = loss + one(verdict.style[:n]) + zero(verdict.style[2 * n :])
+        loss = loss + lambdas["v"] * (one(verdict.video[:n]) + zero(verdict.video[n : 2 * n]))
+    optimizers["D"].zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(list(D.parameters()), 10.0)
+    optimizers["D"].step()
+
+    D.eval()
+    loss = 0
+    for d in "xy":
+        o = other[d]
+        verdict = D[d](fake[d])
+        loss = loss + one(verdict.authenticity) + one(verdict.style) + lambdas["v"] * one(verdict.video)
+        loss = loss + lambdas["rr"] * (real[d][:, 1:] - P[d](real[d][:, :-1])).abs().mean()
+        loss = loss + lambdas["rc"] * (real[d][:, 1:] - G[d](P[o](fake[o][:, :-1]))).abs().mean()
+    optimizers["GP"].zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_([*G.parameters(), *P.parameters()], 10.0)
+    optimizers["GP"].step()
+
+
+def test_without_reinforcement_learning_it_is_recycle_gan_with_a_video_discriminator(config, domains):
+    config = without_rl(config)
+    trainer = Trainer(config, domains)
+    model = RLV2VGAN(ModelConfig(width=2, critics=False), seed=config.seed)
+
+    def sgd(m, groups):
+        # Plain descent: Adam would turn rounding in near-zero gradients into whole steps.
+        return torch.optim.SGD([p for group in groups for p in getattr(m, group).parameters()], lr=0.05)
+
+    judges, policy = ["discriminators"], ["generators", "predictors"]
+    trainer.discriminator_optimizer, trainer.policy_optimizer = sgd(trainer.model, judges), sgd(trainer.model, policy)
+    optimizers = {"D": sgd(model, judges), "GP": sgd(model, policy)}
+    random = torch.Generator().manual_seed(config.seed + 1)
+    initial = weights(trainer)
+    for _ in range(3):
+        trainer.iterate()
+        real = {d: domains[d].batch(random, 1) for d in ("x", "y")}
+        recycle_gan_step(model, optimizers, real, {"rr": 0.1, "rc": 0.1, "v": 1.0})
+    for group in ("generators", "predictors", "discriminators"):
+        expected = getattr(model, group).state_dict()
+        for name, tensor in getattr(trainer.model, group).state_dict().items():
+            torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-5, msg=f"{group} {name}")
+    moved = max((trainer.model.state_dict()[n] - t).abs().max().item() for n, t in initial.items() if "weight" in n)
+    assert moved > 1e-2
+
+
+def test_the_optimizers_are_the_documented_adam(config, domains):
+    trainer = Trainer(config, domains)
+    for optimizer, lr in (
+        (trainer.policy_optimizer, 2e-4),
+        (trainer.discriminator_optimizer, 2e-4),
+        (trainer.critic_optimizer, 1e-4),
+    ):
+        assert type(optimizer) is torch.optim.Adam
+        assert [(g["lr"], g["betas"]) for g in optimizer.param_groups] == [(lr, (0.5, 0.999))]
+
+
+def test_reinforcement_learning_off_builds_none_of_it(config, domains):
+    trainer = Trainer(without_rl(config), domains)
+    assert trainer.reinforcement is None
+    assert len(trainer.model.critics) == 0
+    assert not any(name.startswith(("critic", "actor")) for name in trainer.iterate())
+
+
+def test_before_the_first_policy_gradient_step_reinforcement_learning_changes_no_other_weight(config, domains):
+    waiting = dataclasses.replace(config, rl=dataclasses.replace(config.rl, critic_warmup=100))
+    with_rl, without = Trainer(waiting, domains), Trainer(without_rl(config), domains)
+    for _ in range(3):
+        with_rl.iterate()
+        without.iterate()
+    shared = {n: t for n, t in weights(with_rl).items() if not n.startswith("critics")}
+    assert_same(shared, weights(without))
+
+
+def test_the_policy_gradient_changes_generators_and_predictors(config, domains):
+    acting = Trainer(config, domains)
+    waiting = Trainer(dataclasses.replace(config, rl=dataclasses.replace(config.rl, critic_warmup=100)), domains)
+    for _ in range(3):
+        losses = acting.iterate()
+        waiting.iterate()
+    assert "actor" in losses
+    for group in ("generators", "predictors"):
+        a, b = getattr(acting.model, group).state_dict(), getattr(waiting.model, group).state_dict()
+        assert any(not torch.equal(a[n], b[n]) for n in a)
+
+
+def test_two_runs_from_one_seed_are_bit_identical_and_another_seed_differs(config, domains):
+    a, b = Trainer(config, domains), Trainer(config, domains)
+    c = Trainer(dataclasses.replace(config, seed=1), domains)
+    for trainer in (a, b, c):
+        trainer.iterate()
+        trainer.iterate()
+    assert_same(weights(a), weights(b))
+    assert any(not torch.equal(t, weights(c)[n]) for n, t in weights(a).items())
+
+
+def test_only_the_network_being_trained_updates_its_batch_statistics(config, domains):
+    trainer = Trainer(dataclasses.replace(config, rl=dataclasses.replace(config.rl, rollout_every=1)), domains)
+    trainer.iterate()
+    trainer.iterate()
+    model = trainer.model
+
+    def counts(group):
+        return {int(b) for n, b in getattr(model, group).named_buffers() if n.endswith("num_batches_tracked")}
+
+    assert counts("generators") == {4}  # translating and returning, in each of two iterations
+    assert counts("predictors") == {4}  # forecasting its own and the translated clip
+    assert counts("discriminators") == {2}  # step 2 alone
+    assert counts("generators_ema") == {4}  # copied
+
+
+def test_resuming_is_bit_identical_to_never_stopping(config, domains):
+    straight = fit(dataclasses.replace(config, steps=6, out=config.out.with_name("straight")), domains)
+    fit(dataclasses.replace(config, steps=3), domains)
+    resumed = fit(dataclasses.replace(config, steps=6), domains, resume=True)
+    assert resumed.step == straight.step == 6
+    assert_same(weights(straight), weights(resumed))
+    a, b = straight.reinforcement, resumed.reinforcement
+    assert_same(a.targets.state_dict(), b.targets.state_dict())
+    assert_same(*({k: torch.as_tensor(v) for k, v in r.buffer.state_dict().items()} for r in (a, b)))
+
+
+def test_metrics_hold_one_row_a_step_also_after_resuming_over_rows_of_a_killed_run(config, domains):
+    fit(dataclasses.replace(config, steps=3), domains)
+    metrics = config.out / "metrics.jsonl"
+    metrics.write_text(metrics.read_text() + '{"step": 4, "lost": true}\n')
+    fit(dataclasses.replace(config, steps=5), domains, resume=True)
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
+    assert not any("lost" in row for row in rows)
+    assert {"seconds", "discriminator_x", "adversarial_y", "recurrent_x", "recycle_y", "video_x"} <= rows[0].keys()
+
+
+def test_a_run_leaves_checkpoints_a_preview_and_its_config(config, domains):
+    fit(dataclasses.replace(config, steps=7, keep=2), domains)
+    assert [p.name for p in checkpoints(config.out)] == ["step_00000006", "step_00000007"]
+    assert sorted(p.name for p in (config.out / "previews").iterdir()) == ["step_00000004.png", "step_00000007.png"]
+    assert (config.out / "config.yaml").is_file()
+    assert not list((config.out / "checkpoints").glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"size": 24}, "size cannot change when resuming: the run has 16; got 24"),
+        ({"frames": 3}, "frames cannot change when resuming: the run has 4; got 3"),
+        ({"seed": 9}, "seed cannot change"),
+        ({"loss": LossConfig(recycle=5.0)}, "loss.recycle cannot change when resuming: the run has 0.1; got 5.0"),
+    ],
+)
+def test_resuming_refuses_what_would_change_the_run_and_names_it(config, domains, change, message):
+    fit(dataclasses.replace(config, steps=2), domains)
+    before = (config.out / "config.yaml").read_text()
+    with pytest.raises(InputError, match=message):
+        fit(dataclasses.replace(config, **change), domains, resume=True)
+    assert (config.out / "config.yaml").read_text() == before
+    assert len(checkpoints(config.out)) == 1
+
+
+def test_resuming_may_change_intervals_and_length(config, domains):
+    fit(dataclasses.replace(config, steps=2), domains)
+    changed = dataclasses.replace(config, steps=3, checkpoint_every=1, keep=1, preview_every=1)
+    assert fit(changed, domains, resume=True).step == 3
+
+
+def test_resuming_on_other_videos_is_refused(config, domains):
+    fit(dataclasses.replace(config, steps=2), domains)
+    clips = figure1_clips("target", 3, 8, 16, seed=2)
+    other = {**domains, "y": Domain.from_arrays(clips, frames=config.frames, size=config.size)}
+    with pytest.raises(InputError, match="target holds other videos"):
+        fit(config, other, resume=True)
+
+
+def test_a_run_is_not_overwritten_nor_resumed_from_nothing(config, domains):
+    with pytest.raises(InputError, match="holds no checkpoint to resume from"):
+        fit(config, domains, resume=True)
+    fit(dataclasses.replace(config, steps=2), domains)
+    with pytest.raises(InputError, match="already holds a run; pass --resume"):
+        fit(config, domains)
+
+
+def test_an_output_that_cannot_be_written_is_named(config, domains, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"out '.*file/run' cannot be written"):
+        fit(dataclasses.replace(config, out=tmp_path / "file" / "run"), domains)
+
+
+def test_divergence_stops_names_the_loss_and_keeps_the_last_checkpoint(config, domains):
+    class Poisoned:
+        """Clips that hold a NaN from the third draw on."""
+
+        draws = 0
+
+        def batch(self, generator, size):
+            clips = domains["x"].batch(generator, size)
+            Poisoned.draws += 1
+            return clips if Poisoned.draws < 3 else clips * float("nan")
+
+        def fingerprint(self):
+            return domains["x"].fingerprint()
+
+    with pytest.raises(TrainingDivergedError, match=r"the loss \w+ is nan at step 3; the last good checkpoint is .*02"):
+        fit(config, {**domains, "x": Poisoned()})
+    kept = checkpoints(config.out)
+    assert [p.name for p in kept] == ["step_00000002"]
+    assert all(t.isfinite().all() for t in RLV2VGAN.from_pretrained(kept[0]).state_dict().values())
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        LossConfig(adversarial="hinge", distance="l2", r1=1.0),
+        LossConfig(adversarial="least_squares", augment=("translation", "cutout", "brightness")),
+        LossConfig(video=0.0, recurrent=0.0, recycle=0.0),
+    ],
+)
+def test_every_loss_option_trains(config, domains, loss):
+    trainer = Trainer(dataclasses.replace(config, loss=loss), domains)
+    before = weights(trainer)
+    losses = trainer.iterate()
+    assert ("r1_x" in losses) == bool(loss.r1)
+    assert ("video_x" in losses) == bool(loss.video)
+    assert ("recycle_y" in losses) == bool(loss.recycle)
+    changed = [n for n, t in weights(trainer).items() if not torch.equal(t, before[n])]
+    assert {n.split(".")[0] for n in changed} >= {"generators", "discriminators", "generators_ema"}
+
+
+def test_bf16_and_instance_norm_train(config, domains):
+    network = dataclasses.replace(config.network, norm="instance")
+    trainer = Trainer(dataclasses.replace(config, precision="bf16", network=network), domains)
+    for _ in range(3):
+        trainer.iterate()
+    assert all(t.dtype == torch.float32 for t in trainer.model.state_dict().values() if t.is_floating_point())
+
+
+def test_every_parameter_is_trained(config, domains):
+    trainer = Trainer(dataclasses.replace(config, rl=dataclasses.replace(config.rl, rollout_every=1)), domains)
+    before = weights(trainer)
+    for _ in range(4):
+        trainer.iterate()
+    after = weights(trainer)
+    still = [n for n, _ in trainer.model.named_parameters() if torch.equal(before[n], after[n])]
+    assert still == []
+
+
+def test_compiled_training_follows_eager_training(config, domains, monkeypatch):
+    # Capture and differentiation of the whole graphs; generating code for them is PyTorch's and takes minutes.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    config = without_rl(config)
+    eager, compiled = (Trainer(dataclasses.replace(config, compile=c), domains) for c in (False, True))
+    a, b = eager.iterate(), compiled.iterate()
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name] == pytest.approx(b[name], rel=1e-3), name
+
+
+def test_the_first_interrupt_saves_and_stops(config, domains, tmp_path):
+    script = textwrap.dedent(
+        f"""
+        import pathlib
+        from rlv2v_fast.data.clips import Domain
+        from rlv2v_fast.data.synthetic import figure1_clips
+        from rlv2v_fast.train.config import NetworkConfig, TrainConfig, resolve
+        from rlv2v_fast.train.trainer import fit
+        config = resolve(TrainConfig(out=pathlib.Path({str(config.out)!r}), size=16, frames=4, quiet=True, device="cpu",
+                                     network=NetworkConfig(width=2), steps=10**6, checkpoint_every=10**6))
+        clips = lambda kind: Domain.from_arrays(figure1_clips(kind, 2, 8, 16), frames=4, size=16)
+        try:
+            fit(config, {{"x": clips("source"), "y": clips("target")}})
+        except KeyboardInterrupt:
+            raise SystemExit(130)
+        """
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    metrics = config.out / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    (saved,) = checkpoints(config.out)
+    assert int(saved.name.split("_")[1]) == metrics.read_text().count("\n")
