@@ -25,7 +25,7 @@ def test_a_failed_write_leaves_nothing_and_the_older_one_whole(tmp_path, model, 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(InputError, match="checkpoint .* cannot be written: No space left on device"):
+    with pytest.raises(InputError, match=r"checkpoint .* cannot be written: No space left on device"):
         save_checkpoint(tmp_path, 2, model, {}, keep=1)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_00000001"]
 

@@ -1,0 +1,231 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from rlv2v_fast import cli
+from rlv2v_fast.data.synthetic import write_figure1
+from rlv2v_fast.data.video import VideoWriter, read_frames
+from rlv2v_fast.errors import InputError
+from rlv2v_fast.models.rlv2vgan import RLV2VGAN, ModelConfig
+from rlv2v_fast.train.config import TrainConfig, resolve_device
+from rlv2v_fast.train.demo import run_demo
+
+TINY = ["--size", "16", "--frames", "4", "--network.width", "2", "--rl.capacity", "20", "--device", "cpu", "--quiet"]
+
+
+def run(*arguments):
+    """Exit status of the command in this process: 0 where it returns."""
+    try:
+        cli.main([str(argument) for argument in arguments])
+    except SystemExit as exit_:
+        return exit_.code or 0
+    return 0
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    write_figure1(folder, 2, 3, frames=6, size=16)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(videos, tmp_path_factory):
+    out = tmp_path_factory.mktemp("trained") / "run"
+    arguments = ["--source", videos / "source", "--target", videos / "target", "--out", out, "--steps", 2, *TINY]
+    assert run("train", *arguments, "--few-shot", 2) == 0
+    return out
+
+
+def fails(capsys, *arguments):
+    """stderr of a command that must end with status 2 and one sentence."""
+    capsys.readouterr()
+    assert run(*arguments) == 2
+    message = capsys.readouterr().err.strip()
+    assert message.startswith("rlv2v: ")
+    assert "Traceback" not in message
+    return message.splitlines()[-1]
+
+
+def test_train_saves_its_resolved_config(trained):
+    saved = yaml.safe_load((trained / "config.yaml").read_text())
+    assert (saved["device"], saved["few_shot"], saved["network"]["width"]) == ("cpu", 2, 2)
+
+
+def test_train_resumes_with_the_runs_own_configuration(trained, videos, tmp_path, capsys):
+    import shutil
+
+    run_copy = tmp_path / "run"
+    shutil.copytree(trained, run_copy)
+    assert run("train", "--out", run_copy, "--resume", "--steps", 3) == 0
+    assert len((run_copy / "metrics.jsonl").read_text().splitlines()) == 3
+    message = fails(capsys, "train", "--out", run_copy, "--resume", "--size", 24)
+    assert message == "rlv2v: size cannot change when resuming: the run has 16; got 24"
+
+
+def test_flags_override_the_config_file(tmp_path):
+    (tmp_path / "c.yaml").write_text("size: 32\nframes: 6\nrl: {weight: 0.3, gamma: 0.5}\n")
+    command = cli.parse(["train", "--config", str(tmp_path / "c.yaml"), "--frames", "8", "--rl.gamma", "0.9"])
+    assert isinstance(command, cli.Train)
+    assert (command.run.size, command.run.frames) == (32, 8)
+    assert (command.run.rl.weight, command.run.rl.gamma) == (0.3, 0.9)
+
+
+def test_every_train_flag_reaches_the_configuration():
+    flags = {
+        "--source": "s", "--target": "t", "--out": "o", "--few-shot": "3", "--size": "24", "--frames": "5",
+        "--steps": "9", "--max-minutes": "1.5", "--checkpoint-every": "7", "--keep": "4", "--preview-every": "6",
+        "--seed": "11", "--device": "cpu", "--precision": "bf16", "--backend": "reference", "--network.width": "3",
+        "--network.norm": "instance", "--loss.adversarial": "hinge", "--loss.distance": "l2", "--loss.recurrent": "1",
+        "--loss.recycle": "2", "--loss.video": "3", "--loss.r1": "4", "--rl.weight": "0", "--rl.state-frames": "2",
+        "--rl.sigma1": "0.1", "--rl.sigma2": "0.2", "--rl.epsilon": "0.3", "--rl.gamma": "0.4", "--rl.tau": "0.6",
+        "--rl.rollout-every": "2", "--rl.critic-warmup": "3", "--rl.batch-size": "4", "--rl.capacity": "5",
+        "--rl.buffer-gib": "0.5", "--optim.lr": "0.1", "--optim.lr-critic": "0.2", "--optim.beta1": "0.3",
+        "--optim.beta2": "0.4", "--optim.batch-size": "5", "--optim.clip-norm": "6", "--optim.ema": "0.7",
+    }  # fmt: skip
+    switches = ["--flip", "--compile", "--tensorboard", "--quiet"]
+    arguments = ["train", *(word for pair in flags.items() for word in pair), *switches, "--loss.augment", "cutout"]
+    changed = cli.parse(arguments).run
+    from rlv2v_fast.train.config import _flat, to_dict
+
+    before, after = _flat(to_dict(TrainConfig())), _flat(to_dict(changed))
+    assert [name for name in before if before[name] == after[name]] == []
+
+
+def test_translate_writes_the_video(trained, videos, tmp_path, capsys):
+    source = next((videos / "source").iterdir())
+    assert run("translate", "--model", trained, source, tmp_path / "out.mp4", "--quiet") == 0
+    assert len(list(read_frames(tmp_path / "out.mp4"))) == 6
+    assert "6 frames" in capsys.readouterr().out
+
+
+def test_evaluate_prints_and_writes_scores(trained, videos, tmp_path, capsys):
+    arguments = ["--source", videos / "source", "--reference", videos / "source", "--json", tmp_path / "s.json"]
+    assert run("evaluate", "--model", trained, *arguments) == 0
+    assert "identity_psnr" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "s.json").read_text())["videos"]) == 2
+
+
+def test_info_says_what_is_there_and_why_something_is_not(capsys):
+    assert run("info") == 0
+    out = capsys.readouterr().out
+    for word in ("rlv2v_fast", "torch", "reference", "cpp (CPU)", "cpp (CUDA)", "triton"):
+        assert word in out
+
+
+def test_importing_the_command_needs_no_gpu_and_help_works():
+    done = subprocess.run([sys.executable, "-m", "rlv2v_fast.cli", "train", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "--few-shot" in done.stdout
+
+
+def test_unknown_flags_and_commands_end_with_status_2():
+    assert run("train", "--nonsense", "1") == 2
+    assert run("fly") == 2
+
+
+def test_bad_training_input_is_one_sentence(videos, tmp_path, capsys):
+    good = ["--source", videos / "source", "--target", videos / "target"]
+    out = ["--out", tmp_path / "run", *TINY]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "noise").mkdir()
+    (tmp_path / "noise" / "a.mp4").write_bytes(bytes(range(256)) * 20)
+    (tmp_path / "file").write_text("")
+    assert "source must be given" in fails(capsys, "train", *out)
+    assert "missing" in fails(capsys, "train", "--source", tmp_path / "missing", *good[2:], *out)
+    assert "empty" in fails(capsys, "train", "--source", tmp_path / "empty", *good[2:], *out)
+    assert "a.mp4" in fails(capsys, "train", "--source", tmp_path / "noise", *good[2:], *out)
+    assert "frames" in fails(capsys, "train", *good, *out, "--frames", 50)
+    assert "few_shot" in fails(capsys, "train", *good, *out, "--few-shot", 9)
+    assert "size must be a positive multiple of 8; got 60" in fails(capsys, "train", *good, *out, "--size", 60)
+    assert "device 'cuda:99'" in fails(capsys, "train", *good, *out, "--device", "cuda:99")
+    assert "cannot be written" in fails(capsys, "train", *good, *TINY, "--out", tmp_path / "file" / "run")
+    assert "presets" in fails(capsys, "train", *good, *out, "--config", "nonsense")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_skipped_video_is_named_with_its_reason(videos, tmp_path, capsys):
+    source = tmp_path / "source"
+    source.mkdir()
+    for path in (videos / "source").iterdir():
+        (source / path.name).write_bytes(path.read_bytes())
+    (source / "broken.mp4").write_bytes(b"not a video at all")
+    arguments = ["--source", source, "--target", videos / "target", "--out", tmp_path / "run", "--steps", 1, *TINY]
+    assert run("train", *arguments) == 0
+    assert "skipped" in (err := capsys.readouterr().err)
+    assert "broken.mp4" in err
+
+
+def test_bad_translation_input_is_one_sentence(trained, videos, tmp_path, capsys):
+    source = next((videos / "source").iterdir())
+    model = ["--model", trained]
+    assert "missing.mp4" in fails(capsys, "translate", *model, tmp_path / "missing.mp4", tmp_path / "o.mp4")
+    assert ".xyz" in fails(capsys, "translate", *model, source, tmp_path / "o.xyz")
+    assert "o.mp4" in fails(capsys, "translate", *model, source, tmp_path / "nowhere" / "o.mp4")
+    assert "is not a folder" in fails(capsys, "translate", "--model", tmp_path / "no", source, tmp_path / "o.mp4")
+    assert "chunk" in fails(capsys, "translate", *model, source, tmp_path / "o.mp4", "--chunk", 0)
+    assert not (tmp_path / "o.mp4").exists()
+
+
+def test_a_checkpoint_of_another_architecture_or_version_is_named(videos, tmp_path, capsys):
+    source = next((videos / "source").iterdir())
+    RLV2VGAN(ModelConfig(width=1, critics=False)).save_pretrained(tmp_path / "m")
+    config = tmp_path / "m" / "config.json"
+    text = config.read_text()
+    config.write_text(text.replace('"width": 1', '"width": 2'))
+    assert "another architecture" in fails(capsys, "translate", "--model", tmp_path / "m", source, tmp_path / "o.mp4")
+    config.write_text(text.replace('"format": 1', '"format": 7'))
+    assert "format 7" in fails(capsys, "translate", "--model", tmp_path / "m", source, tmp_path / "o.mp4")
+
+
+def test_demo_trains_scores_and_shows(tmp_path, capsys, monkeypatch):
+    scores = run_demo(tmp_path / "demo", minutes=0.01, quiet=True)
+    assert set(scores) == {"identity", "colour transfer", "RL-V2V-GAN"}
+    assert scores["identity"]["digit IoU"] > 0.9  # the source shows the true digits
+    assert scores["identity"]["background"] == 0  # and a black background
+    assert (tmp_path / "demo" / "preview.png").is_file()
+    assert len(list(read_frames(tmp_path / "demo" / "translation.gif"))) == 12
+    assert "RL-V2V-GAN" in capsys.readouterr().out
+
+
+def test_demo_replaces_a_run_and_nothing_else(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"precious")
+    with pytest.raises(InputError, match="is not a run"):
+        run_demo(tmp_path / "photos", minutes=0.01)
+    assert (tmp_path / "photos" / "a.jpg").read_bytes() == b"precious"
+    with pytest.raises(InputError, match="minutes must be above 0; got 0"):
+        run_demo(tmp_path / "new", minutes=0)
+
+
+def test_audio_survives_translation(trained, tmp_path):
+    av = pytest.importorskip("av")
+    import numpy as np
+
+    with VideoWriter(tmp_path / "silent.mp4", 16, 16, 8) as writer:
+        for _ in range(8):
+            writer.write(np.zeros((16, 16, 3), np.uint8))
+    source = tmp_path / "sound.mp4"
+    with av.open(str(tmp_path / "silent.mp4")) as silent, av.open(str(source), "w") as container:
+        video = container.add_stream_from_template(silent.streams.video[0])
+        audio = container.add_stream("aac", rate=48000)
+        for packet in silent.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = video
+                container.mux(packet)
+        wave = (0.1 * np.sin(np.arange(48000) * 0.05)).astype(np.float32)[None]
+        frame = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
+        frame.sample_rate = 48000
+        for packet in [*audio.encode(frame), *audio.encode(None)]:
+            container.mux(packet)
+    assert run("translate", "--model", trained, source, tmp_path / "out.mp4", "--quiet") == 0
+    with av.open(str(tmp_path / "out.mp4")) as out:
+        assert len(out.streams.audio) == 1
+        assert sum(f.samples for f in out.decode(audio=0)) >= 40000
+
+
+def test_auto_is_a_device_that_exists():
+    assert resolve_device("auto").type in ("cpu", "cuda")
