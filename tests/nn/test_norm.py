@@ -25,8 +25,13 @@ def test_make_norm_knows_its_names():
 
 def test_evaluating_restores_the_mode_even_after_an_error():
     training, evaluated = nn.BatchNorm3d(1).train(), nn.BatchNorm3d(1).eval()
-    with pytest.raises(ZeroDivisionError), evaluating(training, evaluated):
-        assert not training.training
-        _ = 1 / 0
+
+    def fail_while_evaluating():
+        with evaluating(training, evaluated):
+            assert not training.training
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_while_evaluating()
     assert training.training
     assert not evaluated.training
