@@ -7,7 +7,8 @@ import yaml
 
 from rlv2v_fast import cli
 from rlv2v_fast.data.synthetic import write_figure1
-from rlv2v_fast.data.video import VideoWriter, read_frames
+from rlv2v_fast.data.video import read_frames
+from rlv2v_fast.data.writer import VideoWriter
 from rlv2v_fast.errors import InputError
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN, ModelConfig
 from rlv2v_fast.train.config import TrainConfig, resolve_device

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from rlv2v_fast.data.video import VideoWriter
+from rlv2v_fast.data.writer import VideoWriter
 from rlv2v_fast.errors import InputError
 
 BLUE = (0, 0, 255)

@@ -56,7 +56,9 @@ def load_state(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"checkpoint {folder} has no {STATE_FILE}") from None
     except Exception as error:  # damaged bytes make the unpickler raise almost anything
-        raise InputError(f"checkpoint file {path} cannot be read: {(str(error) or repr(error)).splitlines()[0]}") from error
+        raise InputError(
+            f"checkpoint file {path} cannot be read: {(str(error) or repr(error)).splitlines()[0]}"
+        ) from error
     if version != FORMAT:
         raise InputError(f"checkpoint {path} has format {version}; this version of rlv2v_fast reads format {FORMAT}")
     return state

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from rlv2v_fast.data.clips import Domain
 from rlv2v_fast.data.synthetic import BLUE, RED, figure1_clips, figure1_pair
-from rlv2v_fast.data.video import VideoWriter, to_tensor, to_uint8
+from rlv2v_fast.data.video import to_tensor, to_uint8
+from rlv2v_fast.data.writer import VideoWriter
 from rlv2v_fast.errors import InputError
 from rlv2v_fast.metrics.baselines import fit_mean_std, mean_std_transfer
 from rlv2v_fast.metrics.figure1 import background_accuracy, digit_iou

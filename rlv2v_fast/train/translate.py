@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from rlv2v_fast.data.video import VideoWriter, probe, read_frames, to_tensor, to_uint8
+from rlv2v_fast.data.video import probe, read_frames, to_tensor, to_uint8
+from rlv2v_fast.data.writer import VideoWriter
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN
 from rlv2v_fast.train.checkpoint import model_folder
 

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from rlv2v_fast.data.video import VideoWriter, probe, read_frames, to_tensor
+from rlv2v_fast.data.video import probe, read_frames, to_tensor
+from rlv2v_fast.data.writer import VideoWriter
 from rlv2v_fast.errors import InputError
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN, ModelConfig
 from rlv2v_fast.train.evaluate import evaluate
