@@ -57,6 +57,17 @@ def test_value_depends_on_the_position(settled, norm):
     assert difference.abs().min().item() > CHANGED
 
 
+def test_the_trunk_sees_the_state_then_the_action_with_the_position_as_a_constant_channel(critic):
+    (state, action, position), seen = inputs(), []
+    critic.trunk.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    critic(state, action, position)
+    (entered,) = seen
+    assert entered.shape == (2, 3 + 1, 3 + 1, 16, 16)
+    assert torch.equal(entered[:, :3, :3], state.transpose(1, 2))
+    assert torch.equal(entered[:, :3, 3], action)
+    assert all((entered[item, 3] == position[item]).all() for item in range(2))
+
+
 def test_value_depends_on_the_order_of_state_and_action(critic):
     state, action, position = inputs()
     shifted = torch.cat([action.unsqueeze(1), state], dim=1)
