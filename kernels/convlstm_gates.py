@@ -372,14 +372,14 @@ def convlstm_gates_fwd(
     Raises:
         ValueError: a layout does not fit.
     """
+    if c.numel() == 0:
+        return
     _same_layout("c_next", c_next, c)
     _same_layout("saved", saved, gates)
     for name, parameter in (("bias", bias), ("peephole", peephole), ("lengths", lengths)):
         _dense(name, parameter)
     if lengths is not None and h_prev is None:
         raise ValueError("h_prev must be given with lengths; got None")
-    if c.numel() == 0:
-        return
     _, hidden, height, width = c.shape
     block_s, block_k = blocks(height * width, hidden)
     convlstm_gates_fwd_kernel[_grid(c, block_s, block_k)](
@@ -444,6 +444,8 @@ def convlstm_gates_bwd(
     Raises:
         ValueError: a layout does not fit.
     """
+    if c.numel() == 0:
+        return
     for name, state in (("c_next", c_next), ("grad_c_next", grad_c_next), ("grad_c", grad_c)):
         _same_layout(name, state, c)
     _same_layout("grad_gates", grad_gates, gates)
@@ -451,8 +453,6 @@ def convlstm_gates_bwd(
         _dense(name, parameter)
     if grad_last is not None and lengths is None:
         raise ValueError("grad_last must come with lengths; got lengths=None")
-    if c.numel() == 0:
-        return
     _, hidden, height, width = c.shape
     block_s, block_k = blocks(height * width, hidden)
     convlstm_gates_bwd_kernel[_grid(c, block_s, block_k)](

@@ -36,12 +36,12 @@ from rlv2v_fast.kernels.convlstm_gates import (
     convlstm_gates_fwd,
     empty_sums,
 )
+from rlv2v_fast.kernels.slots import channels_first, padded_channels
 
 # What a forward leaves for its backward. "fast": slots, activated gates and cell states. "low": cell states; slots and
 # gates are computed again, some steps at a time, from x and the output. "none": nothing.
 MEMORY = ("fast", "low", "none")
 
-_ALIGNMENT_BYTES = 16
 _MAX_CHUNK_STEPS = 8
 
 
@@ -67,20 +67,9 @@ class SequenceGradients(NamedTuple):
     peephole: Tensor | None
 
 
-def padded_channels(channels: int, hidden: int, itemsize: int) -> int:
-    """Channels that x takes in a slot: C, and zeros until a pixel of x and h is a whole number of 16 bytes."""
-    unit = _ALIGNMENT_BYTES // itemsize
-    return (channels + hidden + unit - 1) // unit * unit - hidden
-
-
 def chunk_steps(steps: int) -> int:
     """Steps whose slots (in the backward also gates) exist at once unless memory is "fast": a quarter, at most 8."""
     return min(_MAX_CHUNK_STEPS, math.ceil(steps / 4))
-
-
-def channels_first(frames: Tensor) -> Tensor:
-    """(N, H, W, C) memory seen as a channels_last (N, C, H, W)."""
-    return frames.permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,47 @@
+"""Where the kernel tests run: on the GPU where there is one, else in Triton's interpreter.
+
+Triton decides at its import whether its own library is interpreted, and at each use whether a kernel is. So it is
+imported here with TRITON_INTERPRET set, and the variable is set again around each test: tests of other folders, in
+the same process, see a CPU without Triton, as users do.
+"""
+
+import sys
+
+import pytest
+import torch
+
+HAS_GPU = torch.cuda.is_available()
+
+if not HAS_GPU:
+    if "triton" in sys.modules and not sys.modules["triton"].knobs.runtime.interpret:
+        raise pytest.UsageError("triton was imported before tests/kernels; run them alone or with TRITON_INTERPRET=1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        import triton  # noqa: F401
+
+        import rlv2v_fast.kernels.convlstm_sequence  # noqa: F401
+
+
+@pytest.fixture(autouse=True)
+def _interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not HAS_GPU:
+        monkeypatch.setenv("TRITON_INTERPRET", "1")
+
+
+@pytest.fixture
+def device() -> torch.device:
+    return torch.device("cuda" if HAS_GPU else "cpu")
+
+
+@pytest.fixture
+def gpu() -> torch.device:
+    """The GPU, for tests whose point it is; without one they are skipped."""
+    if not HAS_GPU:
+        pytest.skip("needs a CUDA device")
+    return torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def _full_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions in float32, not TF32, so that both sides of a comparison round alike."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
