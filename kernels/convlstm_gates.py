@@ -116,14 +116,6 @@ def _pre_activations(gates_ptr, bias_ptr, sample, s, k, mask, gates_b, gates_s, 
     return a_i, a_f, a_o, a_g
 
 
-@triton.jit
-def _store_gates(gates_ptr, i, f, o, g, sample, s, k, mask, gates_b, gates_s, gates_k, K: tl.constexpr):
-    _store(_at(gates_ptr, sample, s, k, gates_b, gates_s, gates_k), i, mask)
-    _store(_at(gates_ptr, sample, s, k + K, gates_b, gates_s, gates_k), f, mask)
-    _store(_at(gates_ptr, sample, s, k + 2 * K, gates_b, gates_s, gates_k), o, mask)
-    _store(_at(gates_ptr, sample, s, k + 3 * K, gates_b, gates_s, gates_k), g, mask)
-
-
 # The step counts up with time: specializing on its value would compile anew for step 1 and for every 16th step.
 @triton.jit(do_not_specialize=["step"])
 def convlstm_gates_fwd_kernel(
@@ -135,7 +127,6 @@ def convlstm_gates_fwd_kernel(
     lengths_ptr,
     h_ptr,
     c_next_ptr,
-    saved_ptr,
     output_ptr,
     step,
     pixels,
@@ -158,11 +149,11 @@ def convlstm_gates_fwd_kernel(
     BLOCK_S: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """c', h and, where asked for, the saved gates and the sequence's output, from pre-activations (module docstring).
+    """c', h and, where asked for, the same h in the sequence's output, from pre-activations (module docstring).
 
-    Bytes per state element, e being the bytes of the gates' dtype: 4e gates, 4 c, 4 c', e h; 4e saved gates, e output.
-    FLOPs: about 80, of which 10 exponentials and reciprocals. With everything written in a half type that is 28 bytes,
-    so memory bound: (B=2, K=64, 64x64) moves 14.7 MB, an estimated (not measured) 3 us at 4.8 TB/s.
+    Bytes per state element, e being the bytes of the gates' dtype: 4e gates, 4 c, 4 c', e h, e output. FLOPs: about 80,
+    10 of them exponentials and reciprocals. In a half type that is 20 bytes, so memory bound: (B=2, K=64, 64x64) moves
+    10.5 MB, an estimated (not measured) 2.2 us at 4.8 TB/s.
     """
     _, sample, s, k, mask = _tile(pixels, K, BLOCK_S, BLOCK_K)
     c = _load(_at(c_ptr, sample, s, k, c_b, c_s, c_k), mask)
@@ -178,8 +169,6 @@ def convlstm_gates_fwd_kernel(
     h = o * _tanh(c_next)
     output = h
 
-    if saved_ptr is not None:
-        _store_gates(saved_ptr, i, f, o, g, sample, s, k, mask, gates_b, gates_s, gates_k, K)
     if lengths_ptr is not None:
         active = step < tl.load(lengths_ptr + sample)
         output = tl.where(active, h, 0.0)
@@ -223,30 +212,29 @@ def convlstm_gates_bwd_kernel(
     grad_last_b,
     grad_last_s,
     grad_last_k,
-    ACTIVATED: tl.constexpr,
     K: tl.constexpr,
     BLOCK_S: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
     """Gradients of the pre-activations and of c, and this program's share of the parameter gradients.
 
-    dh is the sum of grad_output, grad_h and, at a sample's last step, grad_last. ACTIVATED says that gates_ptr holds
-    i, f, o, g; otherwise it holds pre-activations without bias and they are activated again.
+    dh is the sum of grad_output, grad_h and, at a sample's last step, grad_last. The gates are activated again from
+    their pre-activations: those are what the convolution wrote, so the forward stores nothing for the backward, and
+    i (1 - i) of a saturated gate keeps the digits that an i rounded to a half type has lost.
 
-    Bytes per state element, e being the bytes of the gates' dtype: 4e gates, 4 c, 4 c', 4 dc', e or 2e dh; 4e da, 4 dc.
-    FLOPs: about 50 (120 from pre-activations). In a half type with both dh that is 36 bytes, so memory bound:
+    Bytes per state element, e being the bytes of the gates' dtype: 4e gates, 4 c, 4 c', 4 dc', 2e dh, 4e da, 4 dc.
+    FLOPs: about 120, 10 of them exponentials and reciprocals. In a half type that is 36 bytes, so memory bound:
     (B=2, K=64, 64x64) moves 18.9 MB, an estimated (not measured) 4 us at 4.8 TB/s.
     """
     row, sample, s, k, mask = _tile(pixels, K, BLOCK_S, BLOCK_K)
     c = _load(_at(c_ptr, sample, s, k, c_b, c_s, c_k), mask)
     c_next = _load(_at(c_next_ptr, sample, s, k, c_b, c_s, c_k), mask)
-    i, f, o, g = _pre_activations(gates_ptr, bias_ptr, sample, s, k, mask, gates_b, gates_s, gates_k, K)
-    if not ACTIVATED:
-        if peephole_ptr is not None:
-            i += _channel_row(peephole_ptr, 0, k, K) * c
-            f += _channel_row(peephole_ptr, 1, k, K) * c
-            o += _channel_row(peephole_ptr, 2, k, K) * c_next
-        i, f, o, g = _sigmoid(i), _sigmoid(f), _sigmoid(o), _tanh(g)
+    a_i, a_f, a_o, a_g = _pre_activations(gates_ptr, bias_ptr, sample, s, k, mask, gates_b, gates_s, gates_k, K)
+    if peephole_ptr is not None:
+        a_i += _channel_row(peephole_ptr, 0, k, K) * c
+        a_f += _channel_row(peephole_ptr, 1, k, K) * c
+        a_o += _channel_row(peephole_ptr, 2, k, K) * c_next
+    i, f, o, g, t = _sigmoid(a_i), _sigmoid(a_f), _sigmoid(a_o), _tanh(a_g), _tanh(c_next)
 
     grad_h = tl.zeros((BLOCK_S, BLOCK_K), tl.float32)
     if grad_output_ptr is not None:
@@ -258,7 +246,6 @@ def convlstm_gates_bwd_kernel(
         if step == tl.load(lengths_ptr + sample) - 1:
             grad_h += _load(_at(grad_last_ptr, sample, s, k, grad_last_b, grad_last_s, grad_last_k), mask)
 
-    t = _tanh(c_next)
     grad_c_next = _load(_at(grad_c_next_ptr, sample, s, k, c_b, c_s, c_k), mask)
     grad_o = grad_h * t * o * (1.0 - o)
     grad_state = grad_c_next + grad_h * o * (1.0 - t * t)
@@ -276,7 +263,10 @@ def convlstm_gates_bwd_kernel(
         grad_i, grad_f = tl.where(active, grad_i, 0.0), tl.where(active, grad_f, 0.0)
         grad_o, grad_g = tl.where(active, grad_o, 0.0), tl.where(active, grad_g, 0.0)
         grad_c = tl.where(active, grad_c, grad_c_next)
-    _store_gates(grad_gates_ptr, grad_i, grad_f, grad_o, grad_g, sample, s, k, mask, gates_b, gates_s, gates_k, K)
+    _store(_at(grad_gates_ptr, sample, s, k, gates_b, gates_s, gates_k), grad_i, mask)
+    _store(_at(grad_gates_ptr, sample, s, k + K, gates_b, gates_s, gates_k), grad_f, mask)
+    _store(_at(grad_gates_ptr, sample, s, k + 2 * K, gates_b, gates_s, gates_k), grad_o, mask)
+    _store(_at(grad_gates_ptr, sample, s, k + 3 * K, gates_b, gates_s, gates_k), grad_g, mask)
     _store(_at(grad_c_ptr, sample, s, k, c_b, c_s, c_k), grad_c, mask)
 
     if sums_ptr is not None:
@@ -350,7 +340,6 @@ def convlstm_gates_fwd(
     lengths: Tensor | None = None,
     h_prev: Tensor | None = None,
     step: int = 0,
-    saved: Tensor | None = None,
     output: Tensor | None = None,
 ) -> None:
     """Launch convlstm_gates_fwd_kernel on the current device and stream.
@@ -366,7 +355,6 @@ def convlstm_gates_fwd(
         peephole: (3, K) contiguous, or None.
         lengths: (B,) contiguous integers, or None; samples with step >= lengths[b] keep c and h_prev, output zeros.
         h_prev: (B, K, H, W), the state before this step; required with lengths.
-        saved: (B, 4K, H, W) with the strides of gates, receives i, f, o, g, or None; may be gates itself.
         output: (B, K, H, W), receives h (zeros where a sample has ended), or None.
 
     Raises:
@@ -375,7 +363,6 @@ def convlstm_gates_fwd(
     if c.numel() == 0:
         return
     _same_layout("c_next", c_next, c)
-    _same_layout("saved", saved, gates)
     for name, parameter in (("bias", bias), ("peephole", peephole), ("lengths", lengths)):
         _dense(name, parameter)
     if lengths is not None and h_prev is None:
@@ -391,7 +378,6 @@ def convlstm_gates_fwd(
         lengths,
         h,
         c_next,
-        saved,
         output,
         step,
         height * width,
@@ -415,7 +401,6 @@ def convlstm_gates_bwd(
     grad_gates: Tensor,
     grad_c: Tensor,
     *,
-    activated: bool,
     grad_output: Tensor | None = None,
     grad_h: Tensor | None = None,
     grad_last: Tensor | None = None,
@@ -428,12 +413,11 @@ def convlstm_gates_bwd(
     """Launch convlstm_gates_bwd_kernel on the current device and stream.
 
     Args:
-        gates: (B, 4K, H, W): i, f, o, g when activated, else pre-activations without bias.
+        gates: (B, 4K, H, W), the forward's pre-activations without bias.
         c, c_next: (B, K, H, W) float32, the states around the step, one layout.
         grad_c_next: (B, K, H, W) float32, c's strides.
         grad_gates: (B, 4K, H, W), written; the strides of gates, and may be gates itself.
         grad_c: (B, K, H, W) float32, written; c's strides, and may be grad_c_next itself.
-        activated: what gates holds.
         grad_output: (B, K, H, W), gradient of this step's output, or None.
         grad_h: (B, K, H, W), gradient of h from the following step, or None.
         grad_last: (B, K, H, W), gradient of the sequence's last h: it reaches sample b at step lengths[b] - 1. Only
@@ -457,7 +441,7 @@ def convlstm_gates_bwd(
     block_s, block_k = blocks(height * width, hidden)
     convlstm_gates_bwd_kernel[_grid(c, block_s, block_k)](
         gates,
-        None if activated else bias,
+        bias,
         peephole,
         c,
         c_next,
@@ -476,7 +460,6 @@ def convlstm_gates_bwd(
         *pixel_strides("grad_output", grad_output),
         *pixel_strides("grad_h", grad_h),
         *pixel_strides("grad_last", grad_last),
-        ACTIVATED=activated,
         K=hidden,
         BLOCK_S=block_s,
         BLOCK_K=block_k,

@@ -5,8 +5,8 @@ x_t and h_{t-1} side by side:
 
     channels [0, C) x_t  |  [C, P - K) zeros  |  [P - K, P) h_{t-1}
 
-so nothing is ever concatenated: x arrives in one strided copy, and the gate kernel writes h_t straight into slot t+1.
-P rounds C+K up until a pixel is a whole number of 16 bytes, the alignment at which tensor-core convolutions need no
+so nothing is ever concatenated: x arrives in one strided copy, and the gate kernel writes h_t straight into slot t+1
+(the last h, into the tensor returned). P rounds C+K up until a pixel is a whole number of 16 bytes, the alignment at which tensor-core convolutions need no
 padded copy of their own and h is stored in whole vectors; the weight gets zero columns there.
 
 The bias is added by the gate kernel, where it costs nothing; as an argument of the convolution it would be one more
@@ -22,7 +22,7 @@ kernel's.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -38,8 +38,8 @@ from rlv2v_fast.kernels.convlstm_gates import (
 )
 from rlv2v_fast.kernels.slots import channels_first, padded_channels
 
-# What a forward leaves for its backward. "fast": slots, activated gates and cell states. "low": cell states; slots and
-# gates are computed again, some steps at a time, from x and the output. "none": nothing.
+# What a forward leaves for its backward. "fast": slots, gates and cell states. "low": cell states; slots and gates are
+# computed again, some steps at a time, from x and the output. "none": nothing.
 MEMORY = ("fast", "low", "none")
 
 _MAX_CHUNK_STEPS = 8
@@ -51,8 +51,8 @@ class SequenceForward(NamedTuple):
     output: Tensor  # (B, T, K, H, W)
     h: Tensor  # (B, K, H, W)
     c: Tensor  # (B, K, H, W) float32
-    slots: Tensor  # (T+1, B, H, W, P)
-    gates: Tensor  # (T, B, H, W, 4K): i, f, o, g
+    slots: Tensor  # (T, B, H, W, P)
+    gates: list[Tensor]  # T of (B, H, W, 4K), pre-activations without bias, as the convolutions left them
     cells: Tensor  # (T+1, B, H, W, K) float32
 
 
@@ -170,11 +170,12 @@ def convlstm_sequence_fwd(
     layer = _Layer.pack(x, weight, bias, peephole, lengths)
     batch, steps, _, height, width = x.shape
     hidden, keep = layer.hidden, memory == "fast"
-    slots = layer.empty_slots(steps + 1 if keep else chunk_steps(steps), x)
-    saved = weight.new_empty((steps, batch, height, width, 4 * hidden) if keep else 0)
+    slots = layer.empty_slots(steps if keep else chunk_steps(steps), x)
+    kept_gates = []
     state_count = 1 if memory == "none" else steps + 1
     cells = weight.new_empty((state_count, batch, height, width, hidden), dtype=torch.float32)
     output = weight.new_empty((batch, steps, hidden, height, width))
+    h = weight.new_empty((batch, hidden, height, width))
     slots[0, ..., layer.padded :] = h0.permute(0, 2, 3, 1)
     cells[0] = c0.permute(0, 2, 3, 1)
 
@@ -184,25 +185,31 @@ def convlstm_sequence_fwd(
         at = step % len(slots)
         if at == 0:
             layer.fill_slots(slots, x[:, step : step + len(slots)])
-        slot, following = slots[at], slots[(at + 1) % len(slots)]
+        slot = slots[at]
+        gates = layer.convolve(slot)
+        if keep:
+            kept_gates.append(gates.permute(0, 2, 3, 1))
         convlstm_gates_fwd(
-            layer.convolve(slot),
+            gates,
             channels_first(cells[step % state_count]),
-            channels_first(following[..., layer.padded :]),
+            h if step + 1 == steps else channels_first(slots[(at + 1) % len(slots)][..., layer.padded :]),
             channels_first(cells[(step + 1) % state_count]),
             bias=layer.bias,
             peephole=layer.peephole,
             lengths=layer.lengths,
             h_prev=channels_first(slot[..., layer.padded :]),
             step=step,
-            saved=channels_first(saved[step]) if keep else None,
             output=output[:, step],
         )
-    # Copies, so that keeping a state does not keep its sequence.
-    h = channels_first(slots[steps % len(slots)][..., layer.padded :]).clone(memory_format=torch.contiguous_format)
+    # A copy, so that keeping the state does not keep its sequence.
     c = channels_first(cells[-1]).clone(memory_format=torch.contiguous_format)
     return SequenceForward(
-        output, h, c, slots if keep else slots.new_empty(0), saved, cells if memory != "none" else cells.new_empty(0)
+        output,
+        h,
+        c,
+        slots if keep else slots.new_empty(0),
+        kept_gates,
+        cells if memory != "none" else cells.new_empty(0),
     )
 
 
@@ -212,8 +219,8 @@ class _Chunk(NamedTuple):
     start: int
     stop: int
     slots: Tensor  # (n, B, H, W, P)
-    gates: Tensor  # (n, B, H, W, 4K)
-    grad_gates: Tensor  # (n, B, H, W, 4K), may be gates
+    gates: Sequence[Tensor]  # n of (B, H, W, 4K)
+    grad_gates: Tensor  # (n, B, H, W, 4K), may be the memory of gates
 
 
 def _recomputed_chunks(layer: _Layer, x: Tensor, h0: Tensor, output: Tensor) -> Iterator[_Chunk]:
@@ -232,7 +239,7 @@ def _recomputed_chunks(layer: _Layer, x: Tensor, h0: Tensor, output: Tensor) -> 
         slots[0, ..., layer.padded :] = (output[:, start - 1] if start else h0).permute(0, 2, 3, 1)
         slots[1:, ..., layer.padded :] = output[:, start : stop - 1].permute(1, 0, 3, 4, 2)
         gates = layer.convolve(slots.flatten(0, 1)).permute(0, 2, 3, 1).unflatten(0, slots.shape[:2])
-        yield _Chunk(start, stop, slots, gates, gates)
+        yield _Chunk(start, stop, slots, gates.unbind(0), gates)
 
 
 @dataclass
@@ -241,7 +248,6 @@ class _Backward:
 
     layer: _Layer
     cells: Tensor  # (T+1, B, H, W, K)
-    activated: bool
     grad_output: Tensor  # (B, T, K, H, W)
     grad_last: Tensor | None  # (B, K, H, W), of the last h, where lengths say when that is
     grad_h: Tensor | None  # (B, K, H, W), of h after the step at hand
@@ -261,7 +267,6 @@ class _Backward:
                 self.grad_c,
                 grad_gates,
                 self.grad_c,
-                activated=self.activated,
                 grad_output=self.grad_output[:, step],
                 grad_h=self.grad_h,
                 grad_last=self.grad_last,
@@ -294,7 +299,7 @@ def convlstm_sequence_bwd(
     lengths: Tensor | None,
     output: Tensor,
     slots: Tensor,
-    gates: Tensor,
+    gates: Sequence[Tensor],
     cells: Tensor,
     *,
     need_x: bool,
@@ -314,12 +319,10 @@ def convlstm_sequence_bwd(
     """
     layer = _Layer.pack(x, weight, bias, peephole, lengths)
     batch, steps = x.shape[:2]
-    activated = gates.numel() > 0
     grad_h = _one_pixel_axis(grad_h)
     state = _Backward(
         layer,
         cells,
-        activated,
         _one_pixel_axis(grad_output),
         grad_last=None if lengths is None else grad_h,
         grad_h=grad_h if lengths is None else None,
@@ -332,11 +335,9 @@ def convlstm_sequence_bwd(
     # Chunks add up in float32: in a half type every addition would round what came before.
     grad_packed = torch.zeros_like(layer.packed, dtype=torch.float32) if need_weight else None
     x_columns = layer.columns(0, layer.padded)
-    chunks: Iterator[_Chunk] = (
-        iter([_Chunk(0, steps, slots[:steps], gates, torch.empty_like(gates))])
-        if activated
-        else _recomputed_chunks(layer, x, h0, output)
-    )
+    chunks: Iterable[_Chunk] = _recomputed_chunks(layer, x, h0, output)
+    if len(gates) > 0:
+        chunks = [_Chunk(0, steps, slots, gates, gates[0].new_empty((steps, *gates[0].shape)))]
     for chunk in chunks:
         state.run(chunk, need_h0=need_h0)
         grad_gates = channels_first(chunk.grad_gates.flatten(0, 1))
@@ -344,7 +345,7 @@ def convlstm_sequence_bwd(
             grad_packed += layer.weight_gradient(grad_gates, chunk.slots.flatten(0, 1))
         if grad_x is not None:
             frames = layer.input_gradient(grad_gates, x_columns)[:, : layer.channels]
-            grad_x[:, chunk.start : chunk.stop] = frames.unflatten(0, (-1, batch)).transpose(0, 1)
+            grad_x[:, chunk.start : chunk.stop] = frames.unflatten(0, (chunk.stop - chunk.start, batch)).transpose(0, 1)
 
     grad_h0 = None
     if need_h0:
@@ -356,12 +357,12 @@ def convlstm_sequence_bwd(
     if grad_packed is not None:
         parts = grad_packed[:, : layer.channels], grad_packed[:, layer.padded :]
         grad_weight = torch.cat(parts, dim=1).to(weight.dtype, memory_format=torch.contiguous_format)
-    totals = None if state.sums is None else state.sums.sum(dim=0)
+    sums = state.sums
     return SequenceGradients(
         grad_x,
         grad_weight,
-        None if bias is None or totals is None else totals[:BIAS_ROWS].flatten().to(bias.dtype),
+        None if bias is None or sums is None else sums[:, :BIAS_ROWS].sum(dim=0).flatten().to(bias.dtype),
         grad_h0,
         state.grad_c.clone(memory_format=torch.contiguous_format),
-        None if peephole is None or totals is None else totals[BIAS_ROWS:].to(peephole.dtype),
+        None if peephole is None or sums is None else sums[:, BIAS_ROWS:].sum(dim=0).to(peephole.dtype),
     )

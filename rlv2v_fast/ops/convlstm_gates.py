@@ -86,7 +86,7 @@ def _triton_bwd(grad_h: Tensor, grad_c_next: Tensor, gates: Tensor, c: Tensor, c
 
     grad_gates, grad_c = _bwd_fake(grad_h, grad_c_next, gates, c, c_next)
     with on_device_of(gates):
-        convlstm_gates_bwd(gates, c, c_next, grad_c_next, grad_gates, grad_c, activated=False, grad_h=grad_h)
+        convlstm_gates_bwd(gates, c, c_next, grad_c_next, grad_gates, grad_c, grad_h=grad_h)
     return grad_gates, grad_c
 
 

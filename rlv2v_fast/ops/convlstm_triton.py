@@ -128,7 +128,7 @@ def _fwd(
     peephole: Tensor | None,
     lengths: Tensor | None,
     memory: str,
-) -> tuple[Tensor, ...]:
+) -> tuple[Any, ...]:
     from rlv2v_fast.kernels.convlstm_sequence import convlstm_sequence_fwd
 
     # Autocast is still on in here; its casts have been made.
@@ -149,7 +149,7 @@ def _bwd(
     lengths: Tensor | None,
     output: Tensor,
     slots: Tensor,
-    gates: Tensor,
+    gates: list[Tensor],
     cells: Tensor,
     need_x: bool,
     need_weight: bool,
@@ -194,7 +194,7 @@ def _fwd_fake(
     peephole: Tensor | None,
     lengths: Tensor | None,
     memory: str,
-) -> tuple[Tensor, ...]:
+) -> tuple[Any, ...]:
     batch, steps, channels, height, width = x.shape
     hidden = weight.shape[0] // 4
     pitch = padded_channels(channels, hidden, weight.element_size()) + hidden
@@ -204,8 +204,8 @@ def _fwd_fake(
         weight.new_empty((batch, steps, hidden, height, width)),
         weight.new_empty(state),
         weight.new_empty(state, dtype=torch.float32),
-        weight.new_empty((steps + 1, batch, height, width, pitch) if keep else (0,)),
-        weight.new_empty((steps, batch, height, width, 4 * hidden) if keep else (0,)),
+        weight.new_empty((steps, batch, height, width, pitch) if keep else (0,)),
+        [weight.new_empty((batch, height, width, 4 * hidden)) for _ in range(steps if keep else 0)],
         weight.new_empty((0,) if memory == "none" else (steps + 1, batch, height, width, hidden), dtype=torch.float32),
     )
 
@@ -224,7 +224,7 @@ def _bwd_fake(
     lengths: Tensor | None,
     output: Tensor,
     slots: Tensor,
-    gates: Tensor,
+    gates: list[Tensor],
     cells: Tensor,
     need_x: bool,
     need_weight: bool,
@@ -243,28 +243,30 @@ def _bwd_fake(
     )
 
 
-def _save_fwd(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, weight, bias, h0, c0, peephole, lengths, ctx.memory = inputs
+def _save_fwd(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+    *tensors, ctx.memory = inputs
     sequence, _, _, slots, gates, cells = output
-    ctx.mark_non_differentiable(slots, gates, cells)
-    ctx.save_for_backward(x, weight, bias, h0, c0, peephole, lengths, sequence, slots, gates, cells)
+    ctx.mark_non_differentiable(slots, *gates, cells)
+    ctx.save_for_backward(*tensors, sequence, slots, cells, *gates)
 
 
 def _fwd_autograd(ctx: Any, grad_output: Tensor, grad_h: Tensor, grad_c: Tensor, *_: Any) -> tuple[Any, ...]:
     if ctx.memory == "none":
         raise RuntimeError("convlstm_triton_fwd ran with memory='none' and kept nothing for a backward")
     need_x, need_weight, need_bias, need_h0, need_c0, need_peephole, *_ = ctx.needs_input_grad
+    (*inputs, output, slots, cells), gates = ctx.saved_tensors[:10], list(ctx.saved_tensors[10:])
     grads = torch.ops.rlv2v_fast.convlstm_triton_bwd(
-        grad_output, grad_h, grad_c, *ctx.saved_tensors, need_x, need_weight, need_h0
+        grad_output, grad_h, grad_c, *inputs, output, slots, gates, cells, need_x, need_weight, need_h0
     )
     needed = (need_x, need_weight, need_bias, need_h0, need_c0, need_peephole)
     return *(grad if need else None for grad, need in zip(grads, needed, strict=True)), None, None
 
 
 def _save_bwd(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    grad_output, grad_h, grad_c, x, weight, bias, h0, c0, peephole, lengths, *_ = inputs
-    ctx.save_for_backward(grad_output, grad_h, grad_c, x, weight, bias, h0, c0, peephole, lengths)
-    ctx.needed = inputs[-3:]
+    *differentiable, lengths, _output, _slots, gates, _cells, need_x, need_weight, need_h0 = inputs
+    ctx.save_for_backward(*differentiable, lengths)
+    ctx.kept_gates = len(gates)
+    ctx.needed = (need_x, need_weight, need_h0)
 
 
 def _bwd_autograd(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
@@ -291,7 +293,13 @@ def _bwd_autograd(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         inputs = [t for t in tensors if t is not None]
         second = torch.autograd.grad(first, inputs, [grad for _, grad in pairs], allow_unused=True)
     found = iter(second)
-    return *(None if t is None else next(found) for t in tensors), *(None,) * 8
+    lengths_output_slots, cells_and_needs = (None,) * 3, (None,) * 4
+    return (
+        *(None if t is None else next(found) for t in tensors),
+        *lengths_output_slots,
+        [None] * ctx.kept_gates,
+        *cells_and_needs,
+    )
 
 
 torch.library.register_autograd("rlv2v_fast::convlstm_triton_fwd", _fwd_autograd, setup_context=_save_fwd, lib=LIBRARY)

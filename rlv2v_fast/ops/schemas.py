@@ -19,12 +19,12 @@ LIBRARY.define(
 # the backward reads, empty where that mode keeps none (kernels/convlstm_sequence.py).
 LIBRARY.define(
     "convlstm_triton_fwd(Tensor x, Tensor weight, Tensor? bias, Tensor h0, Tensor c0, Tensor? peephole,"
-    " Tensor? lengths, str memory) -> (Tensor output, Tensor h, Tensor c, Tensor slots, Tensor gates, Tensor cells)"
+    " Tensor? lengths, str memory) -> (Tensor output, Tensor h, Tensor c, Tensor slots, Tensor[] gates, Tensor cells)"
 )
 # A gradient that is not needed, or has no input, is empty.
 LIBRARY.define(
     "convlstm_triton_bwd(Tensor grad_output, Tensor grad_h, Tensor grad_c, Tensor x, Tensor weight, Tensor? bias,"
-    " Tensor h0, Tensor c0, Tensor? peephole, Tensor? lengths, Tensor output, Tensor slots, Tensor gates,"
+    " Tensor h0, Tensor c0, Tensor? peephole, Tensor? lengths, Tensor output, Tensor slots, Tensor[] gates,"
     " Tensor cells, bool need_x, bool need_weight, bool need_h0) -> (Tensor grad_x, Tensor grad_weight,"
     " Tensor grad_bias, Tensor grad_h0, Tensor grad_c0, Tensor grad_peephole)"
 )
