@@ -39,12 +39,12 @@ PEEPHOLE_ROWS = 3
 
 
 @triton.jit
-def _sigmoid(x):
+def sigmoid(x):
     return 1.0 / (1.0 + tl.exp(-x))
 
 
 @triton.jit
-def _tanh(x):
+def tanh(x):
     """tanh with a small relative error everywhere; 2 sigmoid(2x) - 1 would cancel near zero.
 
     The polynomial is the Cephes single-precision minimax one for |x| < 0.625. NaN fails the comparison and passes
@@ -90,7 +90,7 @@ def _store(pointer, value, mask):
 
 
 @triton.jit
-def _channel_row(pointer, row: tl.constexpr, k, K: tl.constexpr):
+def channel_row(pointer, row: tl.constexpr, k, K: tl.constexpr):
     """Row `row` of a (rows, K) parameter as (1, BLOCK_K)."""
     return _load(pointer + row * K + k, k < K)
 
@@ -109,10 +109,10 @@ def _pre_activations(gates_ptr, bias_ptr, sample, s, k, mask, gates_b, gates_s, 
     a_o = _load(_at(gates_ptr, sample, s, k + 2 * K, gates_b, gates_s, gates_k), mask)
     a_g = _load(_at(gates_ptr, sample, s, k + 3 * K, gates_b, gates_s, gates_k), mask)
     if bias_ptr is not None:
-        a_i += _channel_row(bias_ptr, 0, k, K)
-        a_f += _channel_row(bias_ptr, 1, k, K)
-        a_o += _channel_row(bias_ptr, 2, k, K)
-        a_g += _channel_row(bias_ptr, 3, k, K)
+        a_i += channel_row(bias_ptr, 0, k, K)
+        a_f += channel_row(bias_ptr, 1, k, K)
+        a_o += channel_row(bias_ptr, 2, k, K)
+        a_g += channel_row(bias_ptr, 3, k, K)
     return a_i, a_f, a_o, a_g
 
 
@@ -159,14 +159,14 @@ def convlstm_gates_fwd_kernel(
     c = _load(_at(c_ptr, sample, s, k, c_b, c_s, c_k), mask)
     a_i, a_f, a_o, a_g = _pre_activations(gates_ptr, bias_ptr, sample, s, k, mask, gates_b, gates_s, gates_k, K)
     if peephole_ptr is not None:
-        a_i += _channel_row(peephole_ptr, 0, k, K) * c
-        a_f += _channel_row(peephole_ptr, 1, k, K) * c
-    i, f, g = _sigmoid(a_i), _sigmoid(a_f), _tanh(a_g)
+        a_i += channel_row(peephole_ptr, 0, k, K) * c
+        a_f += channel_row(peephole_ptr, 1, k, K) * c
+    i, f, g = sigmoid(a_i), sigmoid(a_f), tanh(a_g)
     c_next = f * c + i * g
     if peephole_ptr is not None:
-        a_o += _channel_row(peephole_ptr, 2, k, K) * c_next
-    o = _sigmoid(a_o)
-    h = o * _tanh(c_next)
+        a_o += channel_row(peephole_ptr, 2, k, K) * c_next
+    o = sigmoid(a_o)
+    h = o * tanh(c_next)
     output = h
 
     if lengths_ptr is not None:
@@ -231,10 +231,10 @@ def convlstm_gates_bwd_kernel(
     c_next = _load(_at(c_next_ptr, sample, s, k, c_b, c_s, c_k), mask)
     a_i, a_f, a_o, a_g = _pre_activations(gates_ptr, bias_ptr, sample, s, k, mask, gates_b, gates_s, gates_k, K)
     if peephole_ptr is not None:
-        a_i += _channel_row(peephole_ptr, 0, k, K) * c
-        a_f += _channel_row(peephole_ptr, 1, k, K) * c
-        a_o += _channel_row(peephole_ptr, 2, k, K) * c_next
-    i, f, o, g, t = _sigmoid(a_i), _sigmoid(a_f), _sigmoid(a_o), _tanh(a_g), _tanh(c_next)
+        a_i += channel_row(peephole_ptr, 0, k, K) * c
+        a_f += channel_row(peephole_ptr, 1, k, K) * c
+        a_o += channel_row(peephole_ptr, 2, k, K) * c_next
+    i, f, o, g, t = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o), tanh(a_g), tanh(c_next)
 
     grad_h = tl.zeros((BLOCK_S, BLOCK_K), tl.float32)
     if grad_output_ptr is not None:
@@ -250,13 +250,13 @@ def convlstm_gates_bwd_kernel(
     grad_o = grad_h * t * o * (1.0 - o)
     grad_state = grad_c_next + grad_h * o * (1.0 - t * t)
     if peephole_ptr is not None:
-        grad_state += _channel_row(peephole_ptr, 2, k, K) * grad_o
+        grad_state += channel_row(peephole_ptr, 2, k, K) * grad_o
     grad_i = grad_state * g * i * (1.0 - i)
     grad_f = grad_state * c * f * (1.0 - f)
     grad_g = grad_state * i * (1.0 - g * g)
     grad_c = grad_state * f
     if peephole_ptr is not None:
-        grad_c += _channel_row(peephole_ptr, 0, k, K) * grad_i + _channel_row(peephole_ptr, 1, k, K) * grad_f
+        grad_c += channel_row(peephole_ptr, 0, k, K) * grad_i + channel_row(peephole_ptr, 1, k, K) * grad_f
 
     if lengths_ptr is not None:
         active = step < tl.load(lengths_ptr + sample)

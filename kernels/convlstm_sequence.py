@@ -6,8 +6,9 @@ x_t and h_{t-1} side by side:
     channels [0, C) x_t  |  [C, P - K) zeros  |  [P - K, P) h_{t-1}
 
 so nothing is ever concatenated: x arrives in one strided copy, and the gate kernel writes h_t straight into slot t+1
-(the last h, into the tensor returned). P rounds C+K up until a pixel is a whole number of 16 bytes, the alignment at which tensor-core convolutions need no
-padded copy of their own and h is stored in whole vectors; the weight gets zero columns there.
+(the last h, into the tensor returned). P rounds C+K up until a pixel is a whole number of 16 bytes, the alignment at
+which tensor-core convolutions need no padded copy of their own and h is stored in whole vectors; the weight gets zero
+columns there.
 
 The bias is added by the gate kernel, where it costs nothing; as an argument of the convolution it would be one more
 pass over the 4K gates. The backward's loop holds only what is sequential, the gradient of h: the gradients of the
@@ -73,7 +74,7 @@ def chunk_steps(steps: int) -> int:
 
 
 @dataclass(frozen=True)
-class _Layer:
+class Layer:
     """A layer's parameters as the loops want them."""
 
     packed: Tensor  # (4K, P, kh, kw) channels_last, zero where slots are padded
@@ -85,7 +86,7 @@ class _Layer:
     @classmethod
     def pack(
         cls, x: Tensor, weight: Tensor, bias: Tensor | None, peephole: Tensor | None, lengths: Tensor | None
-    ) -> _Layer:
+    ) -> Layer:
         rows, columns, *kernel = weight.shape
         channels = x.shape[2]
         padded = padded_channels(channels, rows // 4, weight.element_size())
@@ -167,7 +168,7 @@ def convlstm_sequence_fwd(
     Returns:
         SequenceForward; output and h in weight's dtype, all contiguous.
     """
-    layer = _Layer.pack(x, weight, bias, peephole, lengths)
+    layer = Layer.pack(x, weight, bias, peephole, lengths)
     batch, steps, _, height, width = x.shape
     hidden, keep = layer.hidden, memory == "fast"
     slots = layer.empty_slots(steps if keep else chunk_steps(steps), x)
@@ -223,7 +224,7 @@ class _Chunk(NamedTuple):
     grad_gates: Tensor  # (n, B, H, W, 4K), may be the memory of gates
 
 
-def _recomputed_chunks(layer: _Layer, x: Tensor, h0: Tensor, output: Tensor) -> Iterator[_Chunk]:
+def _recomputed_chunks(layer: Layer, x: Tensor, h0: Tensor, output: Tensor) -> Iterator[_Chunk]:
     """Slots and pre-activations of a few steps at a time, last steps first, by one convolution a chunk.
 
     The gradients overwrite the pre-activations. Where a sample has ended its output is zero though its state was not;
@@ -246,7 +247,7 @@ def _recomputed_chunks(layer: _Layer, x: Tensor, h0: Tensor, output: Tensor) -> 
 class _Backward:
     """What the backward's loop over time carries and adds to."""
 
-    layer: _Layer
+    layer: Layer
     cells: Tensor  # (T+1, B, H, W, K)
     grad_output: Tensor  # (B, T, K, H, W)
     grad_last: Tensor | None  # (B, K, H, W), of the last h, where lengths say when that is
@@ -317,7 +318,7 @@ def convlstm_sequence_bwd(
     Returns:
         SequenceGradients, each contiguous and in the dtype of its input, except that c0's is float32.
     """
-    layer = _Layer.pack(x, weight, bias, peephole, lengths)
+    layer = Layer.pack(x, weight, bias, peephole, lengths)
     batch, steps = x.shape[:2]
     grad_h = _one_pixel_axis(grad_h)
     state = _Backward(

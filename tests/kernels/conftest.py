@@ -1,14 +1,18 @@
 """Where the kernel tests run: on the GPU where there is one, else in Triton's interpreter.
 
-Triton decides at its import whether its own library is interpreted, and at each use whether a kernel is. So it is
-imported here with TRITON_INTERPRET set, and the variable is set again around each test: tests of other folders, in
-the same process, see a CPU without Triton, as users do.
+Triton decides at its import whether its own library is interpreted, at a kernel's definition whether the kernel is,
+and looks again while one runs. So all of it is imported here while TRITON_INTERPRET is set, and the variable is set
+again around each test: tests of other folders, in the same process, see a CPU without Triton, as users do.
 """
 
+import importlib
+import pkgutil
 import sys
 
 import pytest
 import torch
+
+import rlv2v_fast.kernels
 
 HAS_GPU = torch.cuda.is_available()
 
@@ -17,9 +21,8 @@ if not HAS_GPU:
         raise pytest.UsageError("triton was imported before tests/kernels; run them alone or with TRITON_INTERPRET=1")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
-        import triton  # noqa: F401
-
-        import rlv2v_fast.kernels.convlstm_sequence  # noqa: F401
+        for module in pkgutil.iter_modules(rlv2v_fast.kernels.__path__):
+            importlib.import_module(f"rlv2v_fast.kernels.{module.name}")
 
 
 @pytest.fixture(autouse=True)
