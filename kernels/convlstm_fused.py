@@ -197,7 +197,14 @@ def convlstm_fused_fwd(
     peephole: Tensor | None,
     lengths: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """output, h and c of convlstm_sequence_fwd (which describes the arguments), one kernel a step; no gradients."""
+    """output, h and c of convlstm_sequence_fwd (which describes the arguments), one kernel a step; no gradients.
+
+    Raises:
+        ValueError: weight is float32 on a GPU, where its products would need no tensor core and more registers than
+            there are. Triton's interpreter takes it.
+    """
+    if weight.dtype == torch.float32 and weight.is_cuda:
+        raise ValueError("weight must be float16 or bfloat16 for the fused kernel on a GPU; got torch.float32")
     layer = Layer.pack(x, weight, bias, peephole, lengths)
     columns = interleave_gates(layer.packed)
     batch, steps, _, height, width = x.shape
