@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,10 +56,12 @@ class _Graph:
 def _key(arguments: tuple[Tensor | None, ...]) -> Hashable:
     """What a capture depends on. Two streams may replay at once, so each has graphs of its own."""
     flags = torch.backends.cudnn
+    # cudnn.allow_tf32 raises where a program has set the precision of convolutions by themselves.
+    convolution: Any = flags.conv
     return (
         torch.cuda.current_stream().cuda_stream,
         torch.cuda.current_device(),
-        (flags.allow_tf32, flags.benchmark, flags.deterministic),
+        (convolution.fp32_precision, flags.benchmark, flags.deterministic),
         tuple(None if t is None else (t.shape, t.stride(), t.dtype) for t in arguments),
     )
 

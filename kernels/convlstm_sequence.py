@@ -97,6 +97,11 @@ class Layer:
         bias, peephole, lengths = (t if t is None else t.contiguous() for t in (bias, peephole, lengths))
         return cls(packed, bias, peephole, lengths, channels)
 
+    def unpack(self, grad_packed: Tensor) -> Tensor:
+        """The gradient of packed as that of the weight: contiguous, without padding, in the weight's dtype."""
+        parts = grad_packed[:, : self.channels], grad_packed[:, self.padded :]
+        return torch.cat(parts, dim=1).to(self.packed.dtype, memory_format=torch.contiguous_format)
+
     @property
     def hidden(self) -> int:
         return self.packed.shape[0] // 4
@@ -253,7 +258,7 @@ class _Backward:
     grad_last: Tensor | None  # (B, K, H, W), of the last h, where lengths say when that is
     grad_h: Tensor | None  # (B, K, H, W), of h after the step at hand
     grad_c: Tensor  # (B, K, H, W) float32, channels_last, of c after the step at hand
-    sums: Tensor | None  # (programs, 4 or 7, K)
+    sums: Tensor | None = None  # (programs, 4 or 7, K)
 
     def run(self, chunk: _Chunk, *, need_h0: bool) -> None:
         """Step through the chunk, last step first: fill chunk.grad_gates, move grad_h and grad_c before the chunk."""
@@ -279,6 +284,22 @@ class _Backward:
             )
             if step > 0 or need_h0:
                 self.grad_h = layer.input_gradient(grad_gates, h_columns)
+
+    def initial_h_gradient(self, h0: Tensor) -> Tensor:
+        """After the first step: the gradient of h0, contiguous."""
+        grad = torch.empty_like(h0, memory_format=torch.contiguous_format).copy_(self.grad_h)
+        if self.grad_last is None or self.layer.lengths is None:
+            return grad
+        # A sample of no steps hands its state through.
+        return torch.where((self.layer.lengths == 0)[:, None, None, None], self.grad_last.to(grad.dtype), grad)
+
+    def parameter_gradients(self) -> tuple[Tensor | None, Tensor | None]:
+        """Of bias (4K,) and peephole (3, K), where there are such."""
+        bias, peephole, sums = self.layer.bias, self.layer.peephole, self.sums
+        return (
+            None if bias is None or sums is None else sums[:, :BIAS_ROWS].sum(dim=0).flatten().to(bias.dtype),
+            None if peephole is None or sums is None else sums[:, BIAS_ROWS:].sum(dim=0).to(peephole.dtype),
+        )
 
 
 def _one_pixel_axis(tensor: Tensor) -> Tensor:
@@ -328,7 +349,6 @@ def convlstm_sequence_bwd(
         grad_last=None if lengths is None else grad_h,
         grad_h=grad_h if lengths is None else None,
         grad_c=channels_first(torch.empty_like(cells[0]).copy_(grad_c.permute(0, 2, 3, 1))),
-        sums=None,
     )
     if bias is not None or peephole is not None:
         state.sums = empty_sums(state.grad_c, peephole=peephole is not None)
@@ -347,23 +367,12 @@ def convlstm_sequence_bwd(
         if grad_x is not None:
             frames = layer.input_gradient(grad_gates, x_columns)[:, : layer.channels]
             grad_x[:, chunk.start : chunk.stop] = frames.unflatten(0, (chunk.stop - chunk.start, batch)).transpose(0, 1)
-
-    grad_h0 = None
-    if need_h0:
-        grad_h0 = torch.empty_like(h0, memory_format=torch.contiguous_format).copy_(state.grad_h)
-        if lengths is not None:
-            # A sample of no steps hands its state through.
-            grad_h0 = torch.where((lengths == 0)[:, None, None, None], grad_h.to(h0.dtype), grad_h0)
-    grad_weight = None
-    if grad_packed is not None:
-        parts = grad_packed[:, : layer.channels], grad_packed[:, layer.padded :]
-        grad_weight = torch.cat(parts, dim=1).to(weight.dtype, memory_format=torch.contiguous_format)
-    sums = state.sums
+    grad_bias, grad_peephole = state.parameter_gradients()
     return SequenceGradients(
         grad_x,
-        grad_weight,
-        None if bias is None or sums is None else sums[:, :BIAS_ROWS].sum(dim=0).flatten().to(bias.dtype),
-        grad_h0,
+        None if grad_packed is None else layer.unpack(grad_packed),
+        grad_bias,
+        state.initial_h_gradient(h0) if need_h0 else None,
         state.grad_c.clone(memory_format=torch.contiguous_format),
-        None if peephole is None or sums is None else sums[:, BIAS_ROWS:].sum(dim=0).to(peephole.dtype),
+        grad_peephole,
     )

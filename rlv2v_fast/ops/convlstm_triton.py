@@ -15,22 +15,8 @@ from rlv2v_fast.ops.schemas import LIBRARY
 from rlv2v_fast.reference.convlstm import convlstm_reference
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_MIN_CAPABILITY = (7, 0)
 # Found without importing it: the package must import where Triton does not exist.
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
-
-
-@torch.compiler.assume_constant_result
-def _interpreted() -> bool:
-    return os.environ.get("TRITON_INTERPRET") == "1"
-
-
-@torch.compiler.assume_constant_result
-def _too_old(device: torch.device) -> str | None:
-    capability = torch.cuda.get_device_capability(device)
-    if torch.version.hip is None and capability < _MIN_CAPABILITY:
-        return f"the Triton kernels need compute capability 7.0 or newer, not {'.'.join(map(str, capability))}"
-    return None
 
 
 def triton_refusal(x: Tensor) -> str | None:
@@ -44,8 +30,8 @@ def triton_refusal(x: Tensor) -> str | None:
     if x.dtype not in _DTYPES:
         return f"the Triton kernels take float32, float16 and bfloat16, not {x.dtype}"
     if x.device.type == "cuda":
-        return _too_old(x.device)
-    if x.device.type == "cpu" and _interpreted():
+        return None
+    if x.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
         return "Triton's interpreter is wrong in bfloat16" if x.dtype == torch.bfloat16 else None
     return f"the Triton kernels run on a GPU, not on {x.device.type}"
 
@@ -247,7 +233,9 @@ def _save_fwd(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> Non
     *tensors, ctx.memory = inputs
     sequence, _, _, slots, gates, cells = output
     ctx.mark_non_differentiable(slots, *gates, cells)
-    ctx.save_for_backward(*tensors, sequence, slots, cells, *gates)
+    # Slots hold every h already; keeping the output beside them would keep it twice.
+    output_for_low = sequence if ctx.memory == "low" else sequence.new_empty(0)
+    ctx.save_for_backward(*tensors, output_for_low, slots, cells, *gates)
 
 
 def _fwd_autograd(ctx: Any, grad_output: Tensor, grad_h: Tensor, grad_c: Tensor, *_: Any) -> tuple[Any, ...]:
