@@ -19,6 +19,14 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
+def _convolution_dtype(x: Tensor) -> torch.dtype:
+    """dtype in which PyTorch would convolve x: autocast's where it is on, but that leaves float64 alone."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
+    return x.dtype
+
+
 def triton_refusal(x: Tensor) -> str | None:
     """Why the Triton kernels cannot take x, judged by device and dtype; None when they can.
 
@@ -27,12 +35,13 @@ def triton_refusal(x: Tensor) -> str | None:
     """
     if not _HAS_TRITON:
         return "Triton is not installed"
-    if x.dtype not in _DTYPES:
-        return f"the Triton kernels take float32, float16 and bfloat16, not {x.dtype}"
+    dtype = _convolution_dtype(x)
+    if dtype not in _DTYPES:
+        return f"the Triton kernels take float32, float16 and bfloat16, not {dtype}"
     if x.device.type == "cuda":
         return None
     if x.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
-        return "Triton's interpreter is wrong in bfloat16" if x.dtype == torch.bfloat16 else None
+        return "Triton's interpreter is wrong in bfloat16" if dtype == torch.bfloat16 else None
     return f"the Triton kernels run on a GPU, not on {x.device.type}"
 
 
@@ -74,18 +83,16 @@ def convlstm_sequence_triton(
     """
     if memory not in ("fast", "low"):
         raise ValueError(f"memory must be 'fast' or 'low'; got {memory!r}")
-    device = x.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    dtype = _convolution_dtype(x)
     weight = weight.to(dtype)
     h0, c0 = h0.to(dtype), c0.float()
     recording = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, weight, bias, h0, c0, peephole)
     )
     if cuda_graph and not torch.compiler.is_compiling():
-        if recording or device != "cuda":
-            raise ValueError(
-                f"cuda_graph must be False where gradients are recorded or x is not on a GPU; got {device}"
-            )
+        if recording or not x.is_cuda:
+            why = "a gradient is recorded" if recording else f"x is on {x.device}"
+            raise ValueError(f"cuda_graph must be False where {why}; got True")
         return _graph_replay(x, weight, bias, h0, c0, peephole, lengths)
     output, h, c, *_ = torch.ops.rlv2v_fast.convlstm_triton_fwd(
         x, weight, bias, h0, c0, peephole, lengths, memory if recording else "none"

@@ -8,6 +8,7 @@ again around each test: tests of other folders, in the same process, see a CPU w
 import importlib
 import pkgutil
 import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -42,6 +43,15 @@ def gpu() -> torch.device:
     if not HAS_GPU:
         pytest.skip("needs a CUDA device")
     return torch.device("cuda")
+
+
+@pytest.fixture
+def poisoned_memory() -> Iterator[None]:
+    """Fresh tensors hold NaN until they are written: PyTorch fills them where algorithms are to be deterministic."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.empty(1).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(autouse=True)

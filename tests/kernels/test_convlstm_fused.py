@@ -53,6 +53,12 @@ def test_forward(size, kernel, dtype, options, device):
     assert_as_exact_as_reference(problem(dtype, device, size=size, kernel=kernel, options=options))
 
 
+@pytest.mark.usefixtures("poisoned_memory")
+def test_nothing_is_read_before_it_is_written(device):
+    results = convlstm_fused_fwd(*problem(torch.float16, device, size=(2, 3, 3, 5, 3, 5), kernel=(3, 3)))
+    assert all(tensor.isfinite().all() for tensor in results)
+
+
 def test_zero_batch(device):
     output, h, c = convlstm_fused_fwd(*problem(torch.float16, device, size=(0, 2, 2, 3, 3, 3), kernel=(3, 3)))
     assert output.shape == (0, 2, 3, 3, 3)

@@ -217,6 +217,16 @@ def test_cropped_gradient_is_copied_to_one_pixel_axis(device):
     assert all(torch.equal(grads[name], expected[name]) for name in expected)
 
 
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("memory", ["fast", "low"])
+@pytest.mark.parametrize("lengths", [False, True])
+def test_nothing_is_read_before_it_is_written(lengths, memory, device):
+    problem = Problem(Size(2, 6, 3, 5, 3, 5), torch.float32, device, lengths=lengths)
+    outputs, grads = problem.run(convlstm_sequence_triton, memory=memory)
+    for tensor in (*outputs, *grads.values()):
+        assert tensor.isfinite().all()
+
+
 @pytest.mark.parametrize("memory", ["fast", "low"])
 def test_zero_batch(memory, device):
     problem = Problem(Size(0, 3, 2, 4, 3, 3), torch.float32, device)
@@ -313,6 +323,8 @@ def test_refusals(monkeypatch, device):
     assert "float64" in triton_refusal(torch.zeros(1, device=device, dtype=torch.float64))
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert "bfloat16" in triton_refusal(torch.zeros(1, dtype=torch.bfloat16))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert "bfloat16" in triton_refusal(torch.zeros(1))
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     assert "run on a GPU" in triton_refusal(torch.zeros(1))
 
@@ -321,8 +333,10 @@ def test_arguments_of_its_own_are_checked(device):
     problem = Problem(SMALL, torch.float32, device)
     with pytest.raises(ValueError, match="memory must be 'fast' or 'low'; got 'none'"):
         convlstm_sequence_triton(*problem.inputs.values(), memory="none")
-    with pytest.raises(ValueError, match="cuda_graph must be False"):
+    with pytest.raises(ValueError, match="cuda_graph must be False where a gradient is recorded"):
         convlstm_sequence_triton(*problem.leaves().values(), cuda_graph=True)
+    with pytest.raises(ValueError, match="cuda_graph must be False where x is on cpu"):
+        convlstm_sequence_triton(*(None if t is None else t.cpu() for t in problem.inputs.values()), cuda_graph=True)
 
 
 GPU_SIZES = [*SIZES, Size(2, 10, 16, 64, 64, 64), Size(4, 4, 3, 32, 65, 63), Size(2, 3, 1, 64, 32, 32, (5, 5))]
