@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rlv2v_fast.ops.backends import choose, cpp_refusal
+from rlv2v_fast.ops.convlstm_triton import on_device_of, triton_refusal
 from rlv2v_fast.ops.schemas import LIBRARY
 from rlv2v_fast.reference.convlstm import (
     convlstm_gates_bwd_reference,
@@ -22,7 +24,7 @@ def convlstm_gates(gates: Tensor, c: Tensor, *, backend: str = "auto") -> tuple[
     Args:
         gates: (B, 4K, H, W) in order i, f, o, g.
         c: (B, K, H, W); the dtype of gates, or float32 beside float16 and bfloat16.
-        backend: "auto", "cpp" or "reference".
+        backend: "auto", "triton", "cpp" or "reference".
 
     Returns:
         h in the dtype of gates and c' in the dtype of c, both (B, K, H, W). Differentiable twice.
@@ -34,12 +36,14 @@ def convlstm_gates(gates: Tensor, c: Tensor, *, backend: str = "auto") -> tuple[
     Source: Shi et al. 2015, eq. 3.
     """
     _check(gates, c)
-    if choose("convlstm_gates", backend, {"cpp": lambda: _cpp_refusal(gates, c)}) == "reference":
+    refusals = {"triton": lambda: triton_refusal(gates), "cpp": lambda: _cpp_refusal(gates, c)}
+    chosen = choose("convlstm_gates", backend, refusals)
+    if chosen == "reference":
         return convlstm_gates_reference(gates, c)
+    ops = torch.ops.rlv2v_fast
+    op = ops.convlstm_gates_triton_fwd if chosen == "triton" else ops.convlstm_gates_fwd
     layout = _shared_layout(gates, c)
-    return torch.ops.rlv2v_fast.convlstm_gates_fwd(
-        gates.contiguous(memory_format=layout), c.contiguous(memory_format=layout)
-    )
+    return op(gates.contiguous(memory_format=layout), c.contiguous(memory_format=layout))
 
 
 def _check(gates: Tensor, c: Tensor) -> None:
@@ -68,12 +72,28 @@ def _shared_layout(gates: Tensor, c: Tensor) -> torch.memory_format:
     return torch.channels_last if channels_last and not ambiguous else torch.contiguous_format
 
 
-@torch.library.register_fake("rlv2v_fast::convlstm_gates_fwd", lib=LIBRARY)
+def _triton_fwd(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    from rlv2v_fast.kernels.convlstm_gates import convlstm_gates_fwd
+
+    h, c_next = _fwd_fake(gates, c)
+    with on_device_of(gates):
+        convlstm_gates_fwd(gates, c, h, c_next)
+    return h, c_next
+
+
+def _triton_bwd(grad_h: Tensor, grad_c_next: Tensor, gates: Tensor, c: Tensor, c_next: Tensor) -> tuple[Tensor, Tensor]:
+    from rlv2v_fast.kernels.convlstm_gates import convlstm_gates_bwd
+
+    grad_gates, grad_c = _bwd_fake(grad_h, grad_c_next, gates, c, c_next)
+    with on_device_of(gates):
+        convlstm_gates_bwd(gates, c, c_next, grad_c_next, grad_gates, grad_c, grad_h=grad_h)
+    return grad_gates, grad_c
+
+
 def _fwd_fake(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(c, dtype=gates.dtype), torch.empty_like(c)
 
 
-@torch.library.register_fake("rlv2v_fast::convlstm_gates_bwd", lib=LIBRARY)
 def _bwd_fake(grad_h: Tensor, grad_c_next: Tensor, gates: Tensor, c: Tensor, c_next: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(gates), torch.empty_like(c)
 
@@ -83,10 +103,10 @@ def _save_fwd(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor
     ctx.save_for_backward(gates, c, output[1])
 
 
-def _fwd_autograd(ctx: Any, grad_h: Tensor, grad_c_next: Tensor) -> tuple[Tensor, Tensor]:
+def _fwd_autograd(bwd: Any, ctx: Any, grad_h: Tensor, grad_c_next: Tensor) -> tuple[Tensor, Tensor]:
     gates, c, c_next = ctx.saved_tensors
     layout = _shared_layout(gates, c)
-    return torch.ops.rlv2v_fast.convlstm_gates_bwd(
+    return bwd(
         grad_h.contiguous(memory_format=layout),
         grad_c_next.contiguous(memory_format=layout),
         gates,
@@ -107,5 +127,18 @@ def _bwd_autograd(ctx: Any, grad_grad_gates: Tensor, grad_grad_c: Tensor) -> tup
         return torch.autograd.grad(outputs, inputs, (grad_grad_gates, grad_grad_c))
 
 
-torch.library.register_autograd("rlv2v_fast::convlstm_gates_fwd", _fwd_autograd, setup_context=_save_fwd, lib=LIBRARY)
-torch.library.register_autograd("rlv2v_fast::convlstm_gates_bwd", _bwd_autograd, setup_context=_save_bwd, lib=LIBRARY)
+def _register(name: str) -> None:
+    """Fake kernels and gradients of the operators <name>_fwd and <name>_bwd."""
+    fwd, bwd = f"rlv2v_fast::{name}_fwd", f"rlv2v_fast::{name}_bwd"
+    torch.library.register_fake(fwd, _fwd_fake, lib=LIBRARY)
+    torch.library.register_fake(bwd, _bwd_fake, lib=LIBRARY)
+    backward = functools.partial(_fwd_autograd, getattr(torch.ops.rlv2v_fast, f"{name}_bwd"))
+    torch.library.register_autograd(fwd, backward, setup_context=_save_fwd, lib=LIBRARY)
+    torch.library.register_autograd(bwd, _bwd_autograd, setup_context=_save_bwd, lib=LIBRARY)
+
+
+_register("convlstm_gates")
+_register("convlstm_gates_triton")
+# One implementation for every device: Triton chooses its own.
+LIBRARY.impl("convlstm_gates_triton_fwd", _triton_fwd, "CompositeExplicitAutograd")
+LIBRARY.impl("convlstm_gates_triton_bwd", _triton_bwd, "CompositeExplicitAutograd")

@@ -14,3 +14,23 @@ LIBRARY.define(
     "convlstm_gates_bwd(Tensor grad_h, Tensor grad_c_next, Tensor gates, Tensor c, Tensor c_next)"
     " -> (Tensor grad_gates, Tensor grad_c)"
 )
+
+# A ConvLSTM layer over a sequence by Triton kernels. memory is "fast", "low" or "none"; slots, gates and cells are what
+# the backward reads, empty where that mode keeps none (kernels/convlstm_sequence.py).
+LIBRARY.define(
+    "convlstm_triton_fwd(Tensor x, Tensor weight, Tensor? bias, Tensor h0, Tensor c0, Tensor? peephole,"
+    " Tensor? lengths, str memory) -> (Tensor output, Tensor h, Tensor c, Tensor slots, Tensor[] gates, Tensor cells)"
+)
+# A gradient that is not needed, or has no input, is empty.
+LIBRARY.define(
+    "convlstm_triton_bwd(Tensor grad_output, Tensor grad_h, Tensor grad_c, Tensor x, Tensor weight, Tensor? bias,"
+    " Tensor h0, Tensor c0, Tensor? peephole, Tensor? lengths, Tensor output, Tensor slots, Tensor[] gates,"
+    " Tensor cells, bool need_x, bool need_weight, bool need_h0) -> (Tensor grad_x, Tensor grad_weight,"
+    " Tensor grad_bias, Tensor grad_h0, Tensor grad_c0, Tensor grad_peephole)"
+)
+# Triton's convlstm_gates_fwd and convlstm_gates_bwd: gates float32, float16 or bfloat16, c float32.
+LIBRARY.define("convlstm_gates_triton_fwd(Tensor gates, Tensor c) -> (Tensor h, Tensor c_next)")
+LIBRARY.define(
+    "convlstm_gates_triton_bwd(Tensor grad_h, Tensor grad_c_next, Tensor gates, Tensor c, Tensor c_next)"
+    " -> (Tensor grad_gates, Tensor grad_c)"
+)
