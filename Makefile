@@ -16,7 +16,7 @@ demo: .venv/installed
 	$(BIN)/rlv2v demo
 
 test: .venv/installed lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -37,15 +37,15 @@ def _integer(low: int, high: int, generator: torch.Generator) -> int:
 
 def _translate(clip: Tensor, generator: torch.Generator) -> Tensor:
     height, width = clip.shape[-2:]
-    dy, dx = (_integer(-size // 8, size // 8, generator) for size in (height, width))
+    dy, dx = (_integer(-(size // 8), size // 8, generator) for size in (height, width))
     padded = torch.nn.functional.pad(clip, (max(dx, 0), max(-dx, 0), max(dy, 0), max(-dy, 0)), value=-1.0)
     return padded[..., max(-dy, 0) : max(-dy, 0) + height, max(-dx, 0) : max(-dx, 0) + width]
 
 
 def _cutout(clip: Tensor, generator: torch.Generator) -> Tensor:
     height, width = clip.shape[-2:]
-    top = _integer(-height // 4, height - height // 4, generator)
-    left = _integer(-width // 4, width - width // 4, generator)
+    top = _integer(-(height // 4), height - height // 4, generator)
+    left = _integer(-(width // 4), width - width // 4, generator)
     hole = torch.zeros(height, width, dtype=torch.bool)
     hole[max(top, 0) : max(top + height // 2, 0), max(left, 0) : max(left + width // 2, 0)] = True
     return clip.masked_fill(hole.to(clip.device), -1.0)

@@ -25,4 +25,7 @@ def recurrent_loss(video: Tensor, forecast: Tensor, kind: str = "l1") -> Tensor:
         forecast: (B, T or T-1, C, H, W); frame t forecasts frame t+1 of video, a last one is unused.
         kind: "l1" (the authors') or "l2".
     """
-    return distance(forecast[:, : video.shape[1] - 1], video[:, 1:], kind)
+    frames = video.shape[1]
+    if frames < 2 or forecast.shape[1] not in (frames, frames - 1):
+        raise ValueError(f"forecast must hold T or T-1 frames for a video of T={frames} >= 2; got {forecast.shape[1]}")
+    return distance(forecast[:, : frames - 1], video[:, 1:], kind)

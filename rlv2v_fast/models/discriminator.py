@@ -37,8 +37,9 @@ class Trunk(nn.Module):
 class Discriminator(nn.Module):
     """Trunk of three RPB; a causal convolution gives the per-frame logits, a position-aware pooling the clip's.
 
-    The clip head averages relu(A [f_t, t/T]) over time, f_t the spatial mean of the features: knowing t, it can ask
-    for one look in the first half of a clip and another in the second (Figure 1).
+    The clip head averages relu(A [f, t]) over the features f of every pixel and their position t in [0, 1] in the
+    clip: knowing t, it can ask for one look in the first half of a clip and another in the second (Figure 1). The ReLU
+    precedes the mean because per-frame normalization fixes the mean of f itself.
 
     Args:
         width: channels w of the first level.
@@ -54,7 +55,7 @@ class Discriminator(nn.Module):
         self.channels = channels
         self.trunk = Trunk(width, channels, norm=norm, backend=backend)
         self.patch_head = CausalConv3d(4 * width, 2, bias=True)
-        self.clip_hidden = nn.Linear(4 * width + 1, 4 * width)
+        self.clip_hidden = CausalConv3d(4 * width + 1, 4 * width, 1, bias=True)
         self.clip_head = nn.Linear(4 * width, 1)
 
     def forward(self, video: Tensor) -> Verdict:
@@ -63,11 +64,10 @@ class Discriminator(nn.Module):
             raise ValueError(f"video must have shape (B, T, {self.channels}, H >= 8, W >= 8); got {tuple(video.shape)}")
         features = self.trunk(video.transpose(1, 2))
         authenticity, style = self.patch_head(features).unbind(1)
-        return Verdict(authenticity, style, self._clip_logit(features.mean(dim=(3, 4)).transpose(1, 2)))
+        return Verdict(authenticity, style, self._clip_logit(features))
 
-    def _clip_logit(self, pooled: Tensor) -> Tensor:
-        batch, frames, _ = pooled.shape
-        position = torch.linspace(0, 1, frames, device=pooled.device, dtype=pooled.dtype)
-        position = position[None, :, None].expand(batch, frames, 1)
-        hidden = torch.relu(self.clip_hidden(torch.cat([pooled, position], dim=2)))
-        return self.clip_head(hidden.mean(dim=1)).squeeze(1)
+    def _clip_logit(self, features: Tensor) -> Tensor:
+        position = torch.linspace(0, 1, features.shape[2], device=features.device, dtype=features.dtype)
+        plane = position[:, None, None].expand_as(features[:, :1])
+        hidden = torch.relu(self.clip_hidden(torch.cat([features, plane], dim=1)))
+        return self.clip_head(hidden.mean(dim=(2, 3, 4))).squeeze(1)

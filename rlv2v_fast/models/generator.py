@@ -90,5 +90,7 @@ class Generator(nn.Module):
     def _check(self, video: Tensor) -> None:
         if video.dim() != 5 or video.shape[2] != self.channels:
             raise ValueError(f"video must have shape (B, T, {self.channels}, H, W); got {tuple(video.shape)}")
+        if video.shape[1] < 1:
+            raise ValueError("video must hold at least one frame; got T=0")
         if video.shape[3] % STRIDE or video.shape[4] % STRIDE:
             raise ValueError(f"video must have H and W divisible by {STRIDE}; got {tuple(video.shape[3:])}")

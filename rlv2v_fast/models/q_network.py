@@ -6,13 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from rlv2v_fast.models.discriminator import Trunk
+from rlv2v_fast.nn.blocks import CausalConv3d
 
 
 class QNetwork(nn.Module):
-    """Discriminator trunk over the state with the action appended in time, then a linear head.
+    """Discriminator trunk over the state with the action appended in time, a hidden layer, its mean, a linear head.
 
     A constant channel carries the action's position in its clip, on which the reward depends. The head is linear
-    because rewards are never positive and a ReLU could not fit them.
+    because rewards are never positive and a ReLU could not fit them. The hidden layer's ReLU precedes the mean because
+    per-frame normalization fixes the mean of the features themselves.
 
     Args:
         width: channels w of the first level.
@@ -26,6 +28,7 @@ class QNetwork(nn.Module):
     def __init__(self, width: int, channels: int = 3, *, norm: str = "batch", backend: str = "auto") -> None:
         super().__init__()
         self.trunk = Trunk(width, channels + 1, norm=norm, backend=backend)
+        self.hidden = CausalConv3d(4 * width, 4 * width, 1, bias=True)
         self.head = nn.Linear(4 * width, 1)
 
     def forward(self, state: Tensor, action: Tensor, position: Tensor) -> Tensor:
@@ -39,4 +42,4 @@ class QNetwork(nn.Module):
         window = torch.cat([state, action.unsqueeze(1)], dim=1)
         plane = position.to(window.dtype)[:, None, None, None, None].expand_as(window[:, :, :1])
         features = self.trunk(torch.cat([window, plane], dim=2).transpose(1, 2))
-        return self.head(features.mean(dim=(2, 3, 4))).squeeze(1)
+        return self.head(torch.relu(self.hidden(features)).mean(dim=(2, 3, 4))).squeeze(1)

@@ -111,6 +111,8 @@ class RLV2VGAN(nn.Module):
         batch = video if video.dim() == 5 else video.unsqueeze(0)
         if batch.shape[1] < 1:
             raise ValueError("video must hold at least one frame; got T=0")
+        if chunk < 1:
+            raise ValueError(f"chunk must be at least 1; got {chunk}")
         parts = batch.split(chunk, dim=1)
         output = torch.cat(list(self.translate_stream(iter(parts), direction)), dim=1)
         return output if video.dim() == 5 else output.squeeze(0)
@@ -173,10 +175,10 @@ def read_model_config(folder: Path) -> ModelConfig:
     path = folder / CONFIG_FILE
     try:
         record = json.loads(path.read_text())
-        version, values = record["format"], record["model"]
+        version, values = record["format"], dict(record["model"].items())
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"model {folder} has no {CONFIG_FILE}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"model file {path} is not a model's {CONFIG_FILE}: {error!r}") from error
     if version != FORMAT:
         raise InputError(f"model file {path} has format {version}; this version of rlv2v_fast reads format {FORMAT}")

@@ -109,15 +109,19 @@ class ReplayBuffer:
     def state_dict(self) -> dict[str, Any]:
         """The filled part, and where the next transition goes."""
         names = ("frames", *self._SCALARS)
-        return {"cursor": self.cursor, **{name: getattr(self, name)[: self.filled].clone() for name in names}}
+        return {
+            "capacity": self.capacity,
+            "cursor": self.cursor,
+            **{name: getattr(self, name)[: self.filled].clone() for name in names},
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what state_dict returned from a buffer of the same shape and capacity."""
         filled = state["frames"].shape[0]
-        if filled > self.capacity or state["frames"].shape[1:] != self.frames.shape[1:]:
+        if state["capacity"] != self.capacity or state["frames"].shape[1:] != self.frames.shape[1:]:
             raise ValueError(
-                f"the stored replay buffer has shape {tuple(state['frames'].shape)}; "
-                f"this one has {tuple(self.frames.shape)}"
+                f"the stored replay buffer has capacity {state['capacity']} and frames "
+                f"{tuple(state['frames'].shape[1:])}; this one has {self.capacity} and {tuple(self.frames.shape[1:])}"
             )
         self.filled, self.cursor = filled, int(state["cursor"])
         for name in ("frames", *self._SCALARS):

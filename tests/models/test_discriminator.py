@@ -27,9 +27,9 @@ def frame_by_frame(discriminator):
     """
     with torch.no_grad():
         discriminator.clip_hidden.weight.copy_(torch.randn(discriminator.clip_hidden.weight.shape))
-        discriminator.clip_hidden.bias.copy_(-0.5 * discriminator.clip_hidden.weight[:, -1])
+        discriminator.clip_hidden.bias.copy_(-0.5 * discriminator.clip_hidden.weight[:, -1].flatten())
         for module in discriminator.modules():
-            if isinstance(module, torch.nn.Conv3d):
+            if isinstance(module, torch.nn.Conv3d) and module.kernel_size[0] > 1:
                 module.weight[:, :, :-1] = 0
     return discriminator
 

@@ -222,6 +222,8 @@ def test_the_state_is_a_copy(transitions):
 def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(transitions, other):
     saved = ReplayBuffer(5, 3, (1, 2, 2))
     saved.add(transitions(3))
-    with pytest.raises(ValueError, match=r"the stored replay buffer has shape \(3, 5, 1, 2, 2\); this one has"):
+    with pytest.raises(
+        ValueError, match=r"the stored replay buffer has capacity 5 and frames \(5, 1, 2, 2\); this one has"
+    ):
         other.load_state_dict(saved.state_dict())
     assert len(other) == 0
