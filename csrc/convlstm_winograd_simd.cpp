@@ -1,0 +1,308 @@
+#include "convlstm_winograd_simd.h"
+
+#include "convlstm_epilogue.h"
+#include "convlstm_winograd.h"
+#include "tile_product.h"
+
+namespace rlv2v::RLV2V_ISA {
+namespace {
+
+using V = Vec<float>;
+constexpr int kWidth = kLanes<float>;
+
+// The transformed tiles of one block, and their products, should stay in L2.
+constexpr int64_t kBlockBytes = 768 * 1024;
+constexpr int64_t kMinTiles = kTileRows, kMaxTiles = 48;
+
+struct Tile {
+  int64_t frame, y, x;
+};
+
+Tile tile_of(const ConvLSTMShape& s, int64_t index) {
+  const int64_t across = ceil_div(s.width, kTile), down = ceil_div(s.height, kTile);
+  return {index / (across * down), index / across % down * kTile, index % across * kTile};
+}
+
+// Channels of one transformed tile: vectors are stored whole, so the last may spill into room left for it.
+int64_t tile_stride(int64_t channels) { return ceil_div(channels, kWidth) * kWidth + kWidth; }
+
+int64_t tiles_per_block(int64_t channels, int64_t products) {
+  const int64_t tiles = kBlockBytes / (kPositions * (tile_stride(channels) + products) * (int64_t)sizeof(float));
+  return tiles < kMinTiles ? kMinTiles : smaller(tiles, kMaxTiles);
+}
+
+// Splits [begin, end) into equal blocks of at most `most` tiles and calls body(first, count).
+template <class Body>
+RLV2V_INLINE void for_blocks(int64_t begin, int64_t end, int64_t most, const Body& body) {
+  int64_t blocks = ceil_div(end - begin, most);
+  for (; begin < end; --blocks) {
+    const int64_t count = ceil_div(end - begin, blocks);
+    body(begin, count);
+    begin += count;
+  }
+}
+
+// kSize x kSize pixels of up to a vector of channels, zeros outside the image and beyond the channels.
+template <int kSize>
+void gather(const ConvLSTMShape& s, const float* frame, int64_t channels, int64_t top, int64_t left, int64_t channel,
+            float* to) {
+  const int64_t lanes = smaller(kWidth, channels - channel);
+  for (int64_t y = top; y < top + kSize; ++y)
+    for (int64_t x = left; x < left + kSize; ++x, to += kWidth) {
+      const bool inside = y >= 0 && y < s.height && x >= 0 && x < s.width;
+      store(to, inside ? load_part(frame + (y * s.width + x) * channels + channel, lanes) : V{});
+    }
+}
+
+// Transforms kSize x kSize pixels, whose corner is (top, left), into kPositions planes, `plane` elements apart; the
+// first position of each vector of channels goes to place(vector).
+template <int kSize, class Place, class Transform>
+RLV2V_INLINE void transform_pixels(const ConvLSTMShape& s, const float* frame, int64_t channels, int64_t top,
+                                   int64_t left, int64_t plane, const Place& place, const Transform& transform) {
+  float gathered[kSize * kSize * kWidth];
+  const bool inside = top >= 0 && left >= 0 && top + kSize <= s.height && left + kSize <= s.width;
+  for (int64_t channel = 0; channel < channels; channel += kWidth) {
+    float* to = place(channel / kWidth);
+    const float* from = gathered;
+    int64_t row = kSize * kWidth, column = kWidth;
+    if (inside && channel + kWidth <= channels) {
+      row = s.width * channels;
+      column = channels;
+      from = frame + top * row + left * column + channel;
+    } else {
+      gather<kSize>(s, frame, channels, top, left, channel, gathered);
+    }
+    V half[kPatch * kSize];
+#pragma GCC unroll 6
+    for (int x = 0; x < kSize; ++x) {
+      V pixels[kSize];
+      for (int y = 0; y < kSize; ++y) pixels[y] = load(from + y * row + x * column);
+      transform(pixels, 1, half + x, kSize);
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < kPatch; ++i) {
+      V positions[kPatch];
+      transform(half + i * kSize, 1, positions, 1);
+      for (int j = 0; j < kPatch; ++j) store(to + (i * kPatch + j) * plane, positions[j]);
+    }
+  }
+}
+
+void transform_inputs(const ConvLSTMShape& s, const float* frames, int64_t channels, const Tile& tile, float* to,
+                      int64_t plane) {
+  transform_pixels<kPatch>(
+      s, frames + tile.frame * s.height * s.width * channels, channels, tile.y - 1, tile.x - 1, plane,
+      [to](int64_t vector) { return to + vector * kWidth; }, input_transform<V>);
+}
+
+// 16 pixels from one vector of lanes of the products of a tile.
+RLV2V_INLINE void transform_outputs(const float* products, int64_t plane, V* pixels) {
+  V half[kTile * kPatch];
+#pragma GCC unroll 6
+  for (int j = 0; j < kPatch; ++j) {
+    V column[kPatch];
+    for (int i = 0; i < kPatch; ++i) column[i] = load(products + (i * kPatch + j) * plane);
+    output_transform(column, 1, half + j, kPatch);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < kTile; ++i) output_transform(half + i * kPatch, 1, pixels + i * kTile, 1);
+}
+
+// products[position][tile][lanes] = inputs[position][tile][depth] . packed[position][depth][lanes of the group]
+void multiply_positions(const float* inputs, int64_t stride, int64_t tiles, int64_t depth, const float* packed,
+                        int64_t packed_depth, int vectors, float* products, int64_t products_row) {
+  for (int64_t k = 0; k < kPositions; ++k) {
+    TileProduct<float> q{};
+    q.a = inputs + k * tiles * stride;
+    q.a_row = stride;
+    q.b = packed + k * packed_depth * vectors * kWidth;
+    q.b_step = vectors * kWidth;
+    q.out = products + k * tiles * products_row;
+    q.out_row = products_row;
+    q.rows = tiles;
+    q.depth = depth;
+    q.segments = 1;
+    multiply<float, Rows::pixels>(q, vectors);
+  }
+}
+
+template <class Body>
+RLV2V_INLINE void for_pixels(const ConvLSTMShape& s, const Tile& tile, const Body& body) {
+  const int64_t rows = smaller(kTile, s.height - tile.y), columns = smaller(kTile, s.width - tile.x);
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < columns; ++j)
+      body((tile.frame * s.height + tile.y + i) * s.width + tile.x + j, i * kTile + j);
+}
+
+int64_t fwd_tiles(const ConvLSTMShape& s) { return tiles_per_block(s.inputs(), 4 * kWidth); }
+
+void fwd_tile(const ConvLSTMStep<float>& step, const Tile& tile, int64_t hidden_block, const float* products,
+              int64_t plane) {
+  V gates[4][kTile * kTile];
+  for (int g = 0; g < 4; ++g) transform_outputs(products + g * kWidth, plane, gates[g]);
+  const float* b = step.bias + hidden_block * 4 * kWidth;
+  const V bias[4] = {load(b), load(b + kWidth), load(b + 2 * kWidth), load(b + 3 * kWidth)};
+  const int64_t lanes = lanes_of<float>(hidden_block, step.shape.hidden);
+  for_pixels(step.shape, tile, [&](int64_t pixel, int64_t p) {
+    update_state<float>(step, pixel, hidden_block * kWidth, lanes, gates[0][p] + bias[0], gates[1][p] + bias[1],
+                        gates[2][p] + bias[2], gates[3][p] + bias[3]);
+  });
+}
+
+void fwd_block(const ConvLSTMStep<float>& step, int64_t first, int64_t tiles, float* scratch) {
+  const ConvLSTMShape& s = step.shape;
+  const int64_t stride = tile_stride(s.inputs()), row = 4 * kWidth;
+  float* products = scratch + kPositions * tiles * stride;
+  for (int64_t n = 0; n < tiles; ++n) {
+    const Tile tile = tile_of(s, first + n);
+    transform_inputs(s, step.x, s.channels, tile, scratch + n * stride, tiles * stride);
+    // After x, whose last vector may have spilled here.
+    if (step.h) transform_inputs(s, step.h, s.hidden, tile, scratch + n * stride + s.channels, tiles * stride);
+  }
+  for (int64_t hidden_block = 0; hidden_block < vectors_for<float>(s.hidden); ++hidden_block) {
+    for (int v = 0; v < 4; v += kTileVectors)
+      multiply_positions(scratch, stride, tiles, step.h ? s.inputs() : s.channels,
+                         step.weight + (hidden_block * 4 + v) * kWidth * kPositions * s.inputs(), s.inputs(),
+                         kTileVectors, products + v * kWidth, row);
+    for (int64_t n = 0; n < tiles; ++n)
+      fwd_tile(step, tile_of(s, first + n), hidden_block, products + n * row, tiles * row);
+  }
+}
+
+int64_t bwd_tiles(const ConvLSTMShape& s) { return tiles_per_block(4 * s.hidden, kTileVectors * kWidth); }
+
+void bwd_block(const ConvLSTMGradStep<float>& step, int64_t first, int64_t tiles, float* scratch) {
+  const ConvLSTMShape& s = step.shape;
+  const int64_t depth = 4 * s.hidden, stride = tile_stride(depth), total = grad_vectors(step);
+  float* products = scratch + kPositions * tiles * stride;
+  const bool recurrent = step.grad_gates_next != nullptr;
+  for (int64_t n = 0; n < tiles && recurrent; ++n)
+    transform_inputs(s, step.grad_gates_next, depth, tile_of(s, first + n), scratch + n * stride, tiles * stride);
+  for (int64_t v = 0; v < total; v += group_vectors(v, total)) {
+    const int vectors = group_vectors(v, total);
+    const int64_t row = vectors * kWidth;
+    if (recurrent)
+      multiply_positions(scratch, stride, tiles, depth, step.weight + v * kWidth * kPositions * depth, depth, vectors,
+                         products, row);
+    for (int64_t n = 0; n < tiles; ++n) {
+      const Tile tile = tile_of(s, first + n);
+      for (int64_t i = 0; i < vectors; ++i) {
+        V grads[kTile * kTile] = {};
+        if (recurrent) transform_outputs(products + n * row + i * kWidth, tiles * row, grads);
+        for_pixels(s, tile, [&](int64_t pixel, int64_t p) { put_grad<float>(step, pixel, v + i, grads[p]); });
+      }
+    }
+  }
+}
+
+// Weight gradients. Scratch holds the transformed inputs (position, tile, C + K), then the transformed gate gradients
+// (position, group, tile, lanes of the group). The sums are (position, group, C + K, lanes of the group), then the bias
+// gradient (4K rounded up to vectors).
+int64_t gate_vectors(const ConvLSTMShape& s) { return vectors_for<float>(4 * s.hidden); }
+int64_t weight_sums(const ConvLSTMShape& s) { return kPositions * gate_vectors(s) * kWidth * s.inputs(); }
+
+// The position whose transform of a tile is the plain sum of its 16 gradients.
+constexpr int kSumPosition = kPatch + 1;
+
+// Transforms tile n of `tiles`.
+void weight_tile(const ConvLSTMGradWeight<float>& grad, const Tile& tile, int64_t n, int64_t tiles, float* scratch) {
+  const ConvLSTMShape& s = grad.shape;
+  const int64_t stride = tile_stride(s.inputs()), total = gate_vectors(s), channels = 4 * s.hidden;
+  transform_inputs(s, grad.x, s.channels, tile, scratch + n * stride, tiles * stride);
+  transform_inputs(s, grad.h, s.hidden, tile, scratch + n * stride + s.channels, tiles * stride);
+  float* panels = scratch + kPositions * tiles * stride;
+  transform_pixels<kTile>(
+      s, grad.grad_gates + tile.frame * s.height * s.width * channels, channels, tile.y, tile.x, total * tiles * kWidth,
+      [&](int64_t vector) {
+        const int64_t first = group_of(vector, total);
+        return panels + (first * tiles + n * group_vectors(first, total) + vector - first) * kWidth;
+      },
+      output_transform_transposed<V>);
+}
+
+void sum_bias(const float* panel, int64_t tiles, int64_t vectors, float* sums) {
+  for (int64_t v = 0; v < vectors; ++v) {
+    V sum{};
+    for (int64_t n = 0; n < tiles; ++n) sum += load(panel + (n * vectors + v) * kWidth);
+    store<float>(sums + v * kWidth, load(sums + v * kWidth) + sum);
+  }
+}
+
+// A unit is one position and one group.
+void weight_unit(const ConvLSTMShape& s, int64_t tiles, int64_t unit, const float* scratch, float* sums) {
+  const int64_t stride = tile_stride(s.inputs()), total = gate_vectors(s), groups = group_count(total);
+  const int64_t k = unit / groups, first = group_first(unit % groups, total), vectors = group_vectors(first, total);
+  TileProduct<float> q{};
+  q.a = scratch + k * tiles * stride;
+  q.a_step = stride;
+  q.b = scratch + kPositions * tiles * stride + (k * total + first) * tiles * kWidth;
+  q.b_step = vectors * kWidth;
+  q.out = sums + (k * total + first) * kWidth * s.inputs();
+  q.out_row = vectors * kWidth;
+  q.rows = s.inputs();
+  q.depth = tiles;
+  q.segments = 1;
+  q.add = true;
+  multiply<float, Rows::channels>(q, static_cast<int>(vectors));
+  if (k == kSumPosition) sum_bias(q.b, tiles, vectors, sums + weight_sums(s) + first * kWidth);
+}
+
+// The filter gradients of one input channel and one vector of lanes of the gates.
+void finish_vector(const ConvLSTMShape& s, const float* sums, int64_t channel, int64_t vector, float* grad_weight) {
+  const int64_t total = gate_vectors(s), first = group_of(vector, total), width = group_vectors(first, total) * kWidth;
+  const float* from = sums + first * kWidth * s.inputs() + channel * width + (vector - first) * kWidth;
+  V positions[kPositions], taps[9];
+  for (int k = 0; k < kPositions; ++k) positions[k] = load(from + k * total * kWidth * s.inputs());
+  transform_both<kPatch, 3>(positions, taps, filter_transform_transposed<V>);
+  const int64_t lanes = lanes_of<float>(vector, 4 * s.hidden);
+  for (int64_t l = 0; l < lanes; ++l)
+    for (int t = 0; t < 9; ++t) grad_weight[((vector * kWidth + l) * s.inputs() + channel) * 9 + t] = taps[t][l];
+}
+
+}  // namespace
+
+int64_t winograd_fwd_scratch(const ConvLSTMStep<float>& step) {
+  return kPositions * fwd_tiles(step.shape) * (tile_stride(step.shape.inputs()) + 4 * kWidth);
+}
+
+void winograd_fwd(const ConvLSTMStep<float>& step, int64_t begin, int64_t end, float* scratch) {
+  for_blocks(begin, end, fwd_tiles(step.shape),
+             [&](int64_t first, int64_t tiles) { fwd_block(step, first, tiles, scratch); });
+}
+
+int64_t winograd_bwd_scratch(const ConvLSTMGradStep<float>& step) {
+  return kPositions * bwd_tiles(step.shape) * (tile_stride(4 * step.shape.hidden) + kTileVectors * kWidth);
+}
+
+void winograd_bwd(const ConvLSTMGradStep<float>& step, int64_t begin, int64_t end, float* scratch) {
+  for_blocks(begin, end, bwd_tiles(step.shape),
+             [&](int64_t first, int64_t tiles) { bwd_block(step, first, tiles, scratch); });
+}
+
+int64_t winograd_weight_scratch(const ConvLSTMShape& s, int64_t tiles) {
+  return kPositions * tiles * (tile_stride(s.inputs()) + gate_vectors(s) * kWidth);
+}
+
+int64_t winograd_weight_sums(const ConvLSTMShape& s) { return weight_sums(s) + gate_vectors(s) * kWidth; }
+
+int64_t winograd_weight_units(const ConvLSTMShape& s) { return kPositions * group_count(gate_vectors(s)); }
+
+void winograd_weight_prepare(const ConvLSTMGradWeight<float>& grad, int64_t first, int64_t tiles, int64_t begin,
+                             int64_t end, float* scratch) {
+  for (int64_t n = begin; n < end; ++n) weight_tile(grad, tile_of(grad.shape, first + n), n, tiles, scratch);
+}
+
+void winograd_weight_accumulate(const ConvLSTMShape& s, int64_t tiles, int64_t begin, int64_t end,
+                                const float* scratch, float* sums) {
+  for (int64_t unit = begin; unit < end; ++unit) weight_unit(s, tiles, unit, scratch, sums);
+}
+
+void winograd_weight_finish(const ConvLSTMShape& s, const float* sums, int64_t begin, int64_t end, float* grad_weight,
+                            float* grad_bias) {
+  for (int64_t channel = begin; channel < end; ++channel)
+    for (int64_t vector = 0; vector < gate_vectors(s); ++vector)
+      finish_vector(s, sums, channel, vector, grad_weight);
+  if (begin == 0) std::memcpy(grad_bias, sums + weight_sums(s), 4 * s.hidden * sizeof(float));
+}
+
+}  // namespace rlv2v::RLV2V_ISA
