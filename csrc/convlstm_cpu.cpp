@@ -38,14 +38,17 @@ Frames<T> state_to(const Tensor& x) {
 
 Tensor empty_of(const Tensor& like, const std::vector<int64_t>& sizes) { return torch::stable::new_empty(like, sizes); }
 
-// A tensor whose memory comes from the scratch pool and returns to it: the large ones that live from a forward to its
-// backward, in every training step anew.
+// Below this the C library keeps freed memory itself.
+constexpr int64_t kPooledBytes = 1 << 20;
+
+// A tensor whose memory comes from the scratch pool and returns to it when the last reference goes: training makes the
+// same large ones anew in every step.
 Tensor pooled(const Tensor& like, const std::vector<int64_t>& sizes) {
   std::vector<int64_t> strides(sizes.size());
   int64_t count = 1;
   for (std::size_t i = sizes.size(); i-- > 0; count *= sizes[i]) strides[i] = count;
   const int64_t bytes = count * (like.scalar_type() == ScalarType::Double ? 8 : 4);
-  if (bytes == 0) return empty_of(like, sizes);
+  if (bytes < kPooledBytes) return empty_of(like, sizes);
   return torch::stable::from_blob(take_scratch(bytes), sizes, strides, like.device(), like.scalar_type(),
                                   &give_scratch);
 }
@@ -78,7 +81,7 @@ FwdResult convlstm_fwd(const Tensor& x, const Tensor& weight_any, const MaybeTen
   const MaybeTensor bias = bias_any ? MaybeTensor(torch::stable::contiguous(*bias_any)) : MaybeTensor();
   const ConvLSTMShape s = shape_of(x, weight);
   const int64_t steps = x.size(1);
-  const Tensor output = empty_of(x, {s.batch, steps, s.hidden, s.height, s.width});
+  const Tensor output = pooled(x, {s.batch, steps, s.hidden, s.height, s.width});
   const Tensor h = empty_of(x, {s.batch, s.hidden, s.height, s.width});
   const Tensor c = empty_of(x, {s.batch, s.hidden, s.height, s.width});
   const std::vector<int64_t> none = {0};
@@ -109,7 +112,7 @@ BwdResult convlstm_bwd(const MaybeTensor& grad_output, const MaybeTensor& grad_h
   const ConvLSTMShape s = shape_of(x, weight);
   const std::vector<int64_t> none = {0}, state = {s.batch, s.hidden, s.height, s.width};
   const auto sizes = [](const Tensor& t) { return std::vector<int64_t>(t.sizes().begin(), t.sizes().end()); };
-  Tensor grad_x = empty_of(x, need_x ? sizes(x) : none);
+  Tensor grad_x = pooled(x, need_x ? sizes(x) : none);
   Tensor grad_weight = empty_of(x, need_weight ? sizes(weight) : none);
   Tensor grad_bias = empty_of(x, need_weight ? std::vector<int64_t>{4 * s.hidden} : none);
   Tensor grad_h0 = empty_of(x, need_h0 ? state : none), grad_c0 = empty_of(x, need_c0 ? state : none);

@@ -105,21 +105,45 @@ int64_t packed_size(const Lanes& lanes, bool winograd) {
   return lanes.vectors() * kLanes<T> * lanes.depth() * (winograd ? kPositions : lanes.shape.taps());
 }
 
-// Pixels whose channels stay in L1 while a strided image is turned around.
-constexpr int64_t kPixelBlock = 16;
+// Elements one by one: channels [c, channels) of pixels [x, x + pixels).
+template <class T, bool add>
+void copy_elements(const ConvLSTMFrameCopy<T>& copy, const T* from, T* to, int64_t c, int64_t x, int64_t pixels) {
+  for (; c < copy.channels; ++c) {
+    const T* source = from + c * copy.from_channel + x * copy.from_column;
+    T* target = to + c * copy.to_channel + x * copy.to_column;
+    for (int64_t p = 0; p < pixels; ++p) {
+      const T value = source[p * copy.from_column];
+      target[p * copy.to_column] = add ? target[p * copy.to_column] + value : value;
+    }
+  }
+}
+
+// One side has its pixels next to each other and the other its channels: square blocks turned around in registers.
+// `from_line` is the stride between the vectors that are read, `to_line` between those that are written.
+template <class T, bool add>
+void copy_block(const T* from, int64_t from_line, T* to, int64_t to_line) {
+  Vec<T> rows[kLanes<T>];
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes<T>; ++i) rows[i] = load(from + i * from_line);
+  transpose<T>(rows);
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes<T>; ++i)
+    store<T>(to + i * to_line, add ? load(to + i * to_line) + rows[i] : rows[i]);
+}
 
 template <class T, bool add>
 void copy_row(const ConvLSTMFrameCopy<T>& copy, const T* from, T* to) {
-  for (int64_t x = 0; x < copy.width; x += kPixelBlock) {
-    const int64_t pixels = smaller(kPixelBlock, copy.width - x);
-    for (int64_t c = 0; c < copy.channels; ++c) {
-      const T* source = from + c * copy.from_channel + x * copy.from_column;
-      T* target = to + c * copy.to_channel + x * copy.to_column;
-      for (int64_t p = 0; p < pixels; ++p) {
-        const T value = source[p * copy.from_column];
-        target[p * copy.to_column] = add ? target[p * copy.to_column] + value : value;
-      }
-    }
+  const bool packs = copy.from_column == 1 && copy.to_channel == 1;
+  const bool unpacks = copy.from_channel == 1 && copy.to_column == 1;
+  for (int64_t x = 0; x < copy.width; x += kLanes<T>) {
+    const int64_t pixels = smaller(kLanes<T>, copy.width - x);
+    int64_t c = 0;
+    if ((packs || unpacks) && pixels == kLanes<T>)
+      for (; c + kLanes<T> <= copy.channels; c += kLanes<T>)
+        copy_block<T, add>(from + c * copy.from_channel + x * copy.from_column,
+                           packs ? copy.from_channel : copy.from_column,
+                           to + c * copy.to_channel + x * copy.to_column, packs ? copy.to_column : copy.to_channel);
+    copy_elements<T, add>(copy, from, to, c, x, pixels);
   }
 }
 

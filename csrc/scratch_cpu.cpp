@@ -72,7 +72,7 @@ class Pool {
  private:
   // A block much larger than what is asked for is kept for someone who needs it.
   static bool fits(const Header& header, std::size_t bytes) {
-    return header.bytes >= bytes && header.bytes <= bytes + bytes / 2 + kHugePage;
+    return header.bytes >= bytes && header.bytes <= bytes + bytes / 4 + (bytes < kHugePage ? bytes : kHugePage);
   }
 
   static std::size_t limit() {

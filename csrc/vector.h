@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #ifdef __AVX512F__
 #include <immintrin.h>
@@ -88,6 +89,35 @@ RLV2V_INLINE void store_part(T* to, const Vec<T>& v, int64_t lanes) {
 #else
   for (int64_t i = 0; i < lanes; ++i) to[i] = v[i];
 #endif
+}
+
+// Lanes of a and b alternately: the first half of each (kHalf = 0) or the second (kHalf = 1).
+template <class T, int kHalf, int... I>
+RLV2V_INLINE Vec<T> interleave(const Vec<T>& a, const Vec<T>& b, std::integer_sequence<int, I...>) {
+  constexpr int kStart = kHalf * kLanes<T> / 2;
+#if defined(__has_builtin) && __has_builtin(__builtin_shufflevector)
+  return __builtin_shufflevector(a, b, (kStart + I / 2 + (I % 2) * kLanes<T>)...);
+#else
+  return Vec<T>{(I % 2 ? b[kStart + I / 2] : a[kStart + I / 2])...};
+#endif
+}
+
+// Transposes kLanes vectors: interleaving row i with row i + kLanes / 2 moves one bit of the row number into the lane
+// number, so log2(kLanes) rounds exchange the two.
+template <class T>
+RLV2V_INLINE void transpose(Vec<T>* rows) {
+  constexpr auto kAll = std::make_integer_sequence<int, kLanes<T>>{};
+#pragma GCC unroll 4
+  for (int round = 1; round < kLanes<T>; round *= 2) {
+    Vec<T> next[kLanes<T>];
+#pragma GCC unroll 8
+    for (int i = 0; i < kLanes<T> / 2; ++i) {
+      next[2 * i] = interleave<T, 0>(rows[i], rows[i + kLanes<T> / 2], kAll);
+      next[2 * i + 1] = interleave<T, 1>(rows[i], rows[i + kLanes<T> / 2], kAll);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes<T>; ++i) rows[i] = next[i];
+  }
 }
 
 RLV2V_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -317,9 +317,7 @@ def _reference_gradients(inputs: list[Tensor | None], needs: tuple[bool, ...]) -
     flags = (need_x, need_weight, need_weight, need_h0, need_c0)
     wanted = [t for t, needed in zip((x, weight, bias, h0, c0), flags, strict=True) if needed and t is not None]
     found = iter(
-        torch.autograd.grad(
-            [o for o, _ in pairs], wanted, [g for _, g in pairs], create_graph=True, allow_unused=True
-        )
+        torch.autograd.grad([o for o, _ in pairs], wanted, [g for _, g in pairs], create_graph=True, allow_unused=True)
     )
     return [
         next(found) if needed and t is not None else None
