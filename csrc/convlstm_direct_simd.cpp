@@ -8,6 +8,8 @@ namespace {
 
 // Rows of a in one weight-gradient unit: a few tiles, so that units outnumber threads.
 constexpr int64_t kUnitRows = 16 * kTileRows;
+// Products summed in registers before they go to the running total: short sums lose less to rounding.
+constexpr int64_t kSumDepth = 128;
 // Pixels summed in registers before a weight gradient goes back to memory.
 constexpr int64_t kWeightDepth = 256;
 
@@ -63,23 +65,25 @@ template <class T>
 void convolve_row(const ConvLSTMShape& s, const Block& block, int64_t row, const T* patch, int64_t depth,
                   const T* packed, int64_t packed_depth, int vectors, T* out, int64_t out_row) {
   const int64_t patch_row = (block.columns + s.kernel_w - 1) * depth, width = vectors * kLanes<T>;
+  // With every channel present the taps of a kernel row follow each other in both operands: one long run.
   const bool whole = depth == packed_depth;
-  for (int64_t i = 0; i < s.kernel_h; ++i) {
-    TileProduct<T> q{};
-    q.a = patch + (row + i) * patch_row;
-    q.a_row = q.a_segment = depth;
-    q.b = packed + i * s.kernel_w * packed_depth * width;
-    q.b_step = width;
-    q.b_segment = packed_depth * width;
-    q.out = out;
-    q.out_row = out_row;
-    q.rows = block.columns;
-    // With every channel present the taps of a row follow each other in both operands: one long segment.
-    q.depth = whole ? s.kernel_w * depth : depth;
-    q.segments = whole ? 1 : s.kernel_w;
-    q.add = i > 0;
-    multiply<T, Rows::pixels>(q, vectors);
-  }
+  const int64_t run = whole ? s.kernel_w * depth : depth, runs = whole ? 1 : s.kernel_w;
+  TileProduct<T> q{};
+  q.a_row = depth;
+  q.b_step = width;
+  q.out = out;
+  q.out_row = out_row;
+  q.rows = block.columns;
+  q.segments = 1;
+  for (int64_t i = 0; i < s.kernel_h; ++i)
+    for (int64_t j = 0; j < runs; ++j)
+      for (int64_t done = 0, parts = ceil_div(run, kSumDepth); done < run; done += q.depth, --parts) {
+        q.a = patch + (row + i) * patch_row + j * depth + done;
+        q.b = packed + ((i * s.kernel_w + j) * packed_depth + done) * width;
+        q.depth = ceil_div(run - done, parts);
+        multiply<T, Rows::pixels>(q, vectors);
+        q.add = true;
+      }
 }
 
 template <class T>

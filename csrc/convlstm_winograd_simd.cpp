@@ -196,13 +196,13 @@ void bwd_block(const ConvLSTMGradStep<float>& step, int64_t first, int64_t tiles
 }
 
 // Weight gradients. Scratch holds the transformed inputs (position, tile, C + K), then the transformed gate gradients
-// (position, group, tile, lanes of the group). The sums are (position, group, C + K, lanes of the group), then the bias
+// (position and one more, group, tile, lanes of the group). The sums are (position, group, C + K, lanes of the group), then the bias
 // gradient (4K rounded up to vectors).
 int64_t gate_vectors(const ConvLSTMShape& s) { return vectors_for<float>(4 * s.hidden); }
 int64_t weight_sums(const ConvLSTMShape& s) { return kPositions * gate_vectors(s) * kWidth * s.inputs(); }
 
-// The position whose transform of a tile is the plain sum of its 16 gradients.
-constexpr int kSumPosition = kPatch + 1;
+// The plane after the positions holds the plain sum of a tile's 16 gradients, for the bias.
+constexpr int kSumPlane = kPositions;
 
 // Transforms tile n of `tiles`.
 void weight_tile(const ConvLSTMGradWeight<float>& grad, const Tile& tile, int64_t n, int64_t tiles, float* scratch) {
@@ -211,13 +211,21 @@ void weight_tile(const ConvLSTMGradWeight<float>& grad, const Tile& tile, int64_
   transform_inputs(s, grad.x, s.channels, tile, scratch + n * stride, tiles * stride);
   transform_inputs(s, grad.h, s.hidden, tile, scratch + n * stride + s.channels, tiles * stride);
   float* panels = scratch + kPositions * tiles * stride;
-  transform_pixels<kTile>(
-      s, grad.grad_gates + tile.frame * s.height * s.width * channels, channels, tile.y, tile.x, total * tiles * kWidth,
-      [&](int64_t vector) {
-        const int64_t first = group_of(vector, total);
-        return panels + (first * tiles + n * group_vectors(first, total) + vector - first) * kWidth;
-      },
-      output_transform_transposed<V>);
+  const auto place = [&](int64_t vector) {
+    const int64_t first = group_of(vector, total);
+    return panels + (first * tiles + n * group_vectors(first, total) + vector - first) * kWidth;
+  };
+  const int64_t plane = total * tiles * kWidth;
+  transform_pixels<kTile>(s, grad.grad_gates + tile.frame * s.height * s.width * channels, channels, tile.y, tile.x,
+                          plane, place, output_transform_transposed<V>);
+  for (int64_t v = 0; v < total; ++v) {
+    const int64_t lanes = lanes_of<float>(v, channels);
+    V sum{};
+    for_pixels(s, tile, [&](int64_t pixel, int64_t) {
+      sum += load_part(grad.grad_gates + pixel * channels + v * kWidth, lanes);
+    });
+    store<float>(place(v) + kSumPlane * plane, sum);
+  }
 }
 
 void sum_bias(const float* panel, int64_t tiles, int64_t vectors, float* sums) {
@@ -244,7 +252,7 @@ void weight_unit(const ConvLSTMShape& s, int64_t tiles, int64_t unit, const floa
   q.segments = 1;
   q.add = true;
   multiply<float, Rows::channels>(q, static_cast<int>(vectors));
-  if (k == kSumPosition) sum_bias(q.b, tiles, vectors, sums + weight_sums(s) + first * kWidth);
+  if (k == 0) sum_bias(q.b + kSumPlane * total * tiles * kWidth, tiles, vectors, sums + weight_sums(s) + first * kWidth);
 }
 
 // The filter gradients of one input channel and one vector of lanes of the gates.
@@ -280,7 +288,7 @@ void winograd_bwd(const ConvLSTMGradStep<float>& step, int64_t begin, int64_t en
 }
 
 int64_t winograd_weight_scratch(const ConvLSTMShape& s, int64_t tiles) {
-  return kPositions * tiles * (tile_stride(s.inputs()) + gate_vectors(s) * kWidth);
+  return tiles * (kPositions * tile_stride(s.inputs()) + (kPositions + 1) * gate_vectors(s) * kWidth);
 }
 
 int64_t winograd_weight_sums(const ConvLSTMShape& s) { return weight_sums(s) + gate_vectors(s) * kWidth; }

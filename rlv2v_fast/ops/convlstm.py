@@ -306,10 +306,10 @@ def _bwd_autograd(ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | None, 
     return (*second, *[None] * (len(ctx.needs_input_grad) - _DIFFERENTIABLE))
 
 
-def _reference_gradients(inputs: list[Tensor | None], needs: tuple[bool, ...]) -> list[Tensor | None]:
+def _reference_gradients(inputs: list[Any], needs: tuple[bool, ...]) -> list[Tensor | None]:
     """What convlstm_bwd returns, as a differentiable expression; None for what it does not compute."""
-    grads, (x, weight, bias, h0, c0) = inputs[:3], inputs[3:]
-    assert x is not None and weight is not None
+    grads, (x, weight, *optional) = inputs[:3], inputs[3:]
+    bias, h0, c0 = optional
     start = _initial_state(x, weight, h0, c0)
     outputs = convlstm_reference(x, weight, bias, *start)
     pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None]

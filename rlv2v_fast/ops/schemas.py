@@ -15,9 +15,9 @@ LIBRARY.define(
     " -> (Tensor grad_gates, Tensor grad_c)"
 )
 
-# A whole sequence. x, output and their gradients are (B, T, C or K, H, W); states (B, K, H, W). cells (T, B, H, W, K) and
-# gates (T, B, H, W, 4K), i, f, o, g after their nonlinearities, are kept for the backward or have shape (0,). A gradient
-# that is not needed has shape (0,), one that did not arrive is None.
+# A whole sequence. x, output and their gradients are (B, T, C or K, H, W); states (B, K, H, W). cells (T, B, H, W, K)
+# and gates (T, B, H, W, 4K), i, f, o, g after their nonlinearities, are kept for the backward or have shape (0,). A
+# gradient that is not needed has shape (0,), one that did not arrive is None.
 LIBRARY.define(
     "convlstm_fwd(Tensor x, Tensor weight, Tensor? bias, Tensor? h0, Tensor? c0, bool exact, bool save_cells,"
     " bool save_gates) -> (Tensor output, Tensor h, Tensor c, Tensor cells, Tensor gates)"
