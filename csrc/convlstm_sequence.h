@@ -64,10 +64,10 @@ constexpr int64_t kCopyGrain = 16384;
 // Patches of the direct kernels stay in L2.
 constexpr int64_t kPatchBytes = 192 * 1024;
 constexpr int64_t kMaxColumns = 64;
-// Shared scratch of the weight gradients, per chunk of frames or tiles: in L3, and deep enough for the sums to be read
-// and written seldom.
-constexpr int64_t kWeightBytes = 8 << 20;
-constexpr int64_t kWeightTiles = 128;
+// Shared scratch of the weight gradients, per chunk of frames or tiles: small, to stay in cache, but of enough tiles for
+// the sums to be read and written seldom.
+constexpr int64_t kWeightBytes = 4 << 20;
+constexpr int64_t kWeightTiles = 96;
 
 // A quarter of the multiplications, less what tiles waste beyond the edges of the image and on transforms.
 template <class T>
@@ -220,7 +220,11 @@ template <class T>
 class WeightGradient {
  public:
   WeightGradient(const ConvLSTMInputs<T>& in, bool winograd)
-      : shape_(in.shape), winograd_(winograd), size_(sums_size(in.shape, winograd)), sums_(size_) {
+      : shape_(in.shape),
+        winograd_(winograd),
+        size_(sums_size(in.shape, winograd)),
+        sums_(size_),
+        group_sums_(winograd ? 0 : size_) {
     fill_zero(sums_.get(), size_);
   }
 
@@ -236,6 +240,7 @@ class WeightGradient {
     const int64_t bytes = RLV2V_BEST(direct_weight_scratch(group, 1)) * sizeof(T);
     const int64_t most = std::max<int64_t>(1, kWeightBytes / bytes);
     const Scratch<T> scratch(RLV2V_BEST(direct_weight_scratch(group, std::min(most, total))));
+    fill_zero(group_sums_.get(), size_);
     for (int64_t frame = 0; frame < total; frame += most) {
       const int64_t frames = std::min(most, total - frame);
       parallel_for(0, frames, 1, [&](int64_t begin, int64_t end) {
@@ -243,9 +248,10 @@ class WeightGradient {
       });
       const int64_t units = RLV2V_BEST(direct_weight_units(shape_, group.x));
       parallel_for(0, units, 1, [&](int64_t begin, int64_t end) {
-        RLV2V_BEST(direct_weight_accumulate(group, frames, begin, end, scratch.get(), sums_.get()));
+        RLV2V_BEST(direct_weight_accumulate(group, frames, begin, end, scratch.get(), group_sums_.get()));
       });
     }
+    add_group_sums();
   }
 
   void finish(T* grad_weight, T* grad_bias) {
@@ -267,10 +273,17 @@ class WeightGradient {
     return RLV2V_BEST(direct_weight_sums(shape, static_cast<const T*>(nullptr)));
   }
 
+  // A group summed on its own first: two short sums round less than one long one.
+  void add_group_sums() {
+    parallel_for(0, size_, kCopyGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) sums_.get()[i] += group_sums_.get()[i];
+    });
+  }
+
   void add_winograd(const ConvLSTMGradWeight<float>& group) {
     const int64_t total = group.steps * winograd_tiles(shape_);
     const int64_t bytes = RLV2V_BEST(winograd_weight_scratch(shape_, 1)) * sizeof(float);
-    const int64_t most = std::max<int64_t>(kWeightTiles / 4, kWeightBytes / bytes);
+    const int64_t most = std::max(kWeightTiles, kWeightBytes / bytes);
     const int64_t chunks = (total + most - 1) / most, tiles = (total + chunks - 1) / chunks;
     const Scratch<float> scratch(RLV2V_BEST(winograd_weight_scratch(shape_, tiles)));
     for (int64_t first = 0; first < total; first += tiles) {
@@ -287,7 +300,7 @@ class WeightGradient {
   const ConvLSTMShape shape_;
   const bool winograd_;
   const int64_t size_;
-  Scratch<T> sums_;
+  Scratch<T> sums_, group_sums_;
 };
 
 // The steps backwards, from the last. Gate gradients go to a ring of two groups of steps: one group is complete for the
