@@ -75,7 +75,7 @@ void pack_taps(const Lanes& lanes, int64_t begin, int64_t end, T* to) {
 }
 
 // (group, position, depth, lanes of the group)
-template <class Lanes>
+template <int kTaps, class Lanes>
 void pack_positions(const Lanes& lanes, int64_t begin, int64_t end, float* to) {
   const int64_t total = lanes.vectors(), depth = lanes.depth();
   for (int64_t first = 0; first < total; first += group_vectors(first, total)) {
@@ -84,9 +84,9 @@ void pack_positions(const Lanes& lanes, int64_t begin, int64_t end, float* to) {
     for (int64_t d = begin; d < end; ++d)
       for (int64_t v = 0; v < vectors; ++v) {
         const LaneFilters<float> filters = lanes.at(first + v, d);
-        Vec<float> taps[9], positions[kPositions];
-        for (int t = 0; t < 9; ++t) taps[t] = gather_tap(filters, lanes.tap(t));
-        transform_both<3, kPatch>(taps, positions, filter_transform<Vec<float>>);
+        Vec<float> taps[kTaps * kTaps], positions[kPositions];
+        for (int t = 0; t < kTaps * kTaps; ++t) taps[t] = gather_tap(filters, lanes.tap(t));
+        transform_both<kTaps, kPatch>(taps, positions, filter_transform<kTaps, Vec<float>>);
         for (int k = 0; k < kPositions; ++k)
           store(group + (k * depth + d) * width + v * kLanes<float>, positions[k]);
       }
@@ -96,7 +96,9 @@ void pack_positions(const Lanes& lanes, int64_t begin, int64_t end, float* to) {
 template <class T, class Lanes>
 void pack(const Lanes& lanes, bool winograd, int64_t begin, int64_t end, T* to) {
   if constexpr (sizeof(T) == sizeof(float))
-    if (winograd) return pack_positions(lanes, begin, end, to);
+    if (winograd)
+      return lanes.shape.kernel_h == 3 ? pack_positions<3>(lanes, begin, end, to)
+                                       : pack_positions<5>(lanes, begin, end, to);
   pack_taps(lanes, begin, end, to);
 }
 

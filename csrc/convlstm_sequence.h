@@ -69,11 +69,11 @@ constexpr int64_t kMaxColumns = 64;
 constexpr int64_t kWeightBytes = 4 << 20;
 constexpr int64_t kWeightTiles = 96;
 
-// A quarter of the multiplications, less what tiles waste beyond the edges of the image and on transforms.
+// Where it at least halves the multiplications, what tiles waste beyond the edges of the image included.
 template <class T>
 bool use_winograd(const ConvLSTMShape& s, bool exact) {
-  return sizeof(T) == sizeof(float) && !exact && s.kernel_h == 3 && s.kernel_w == 3 &&
-         winograd_tiles(s) * 16 <= 2 * s.pixels();
+  const bool has_kernel = s.kernel_h == s.kernel_w && (s.kernel_h == 3 || s.kernel_h == 5);
+  return sizeof(T) == sizeof(float) && !exact && has_kernel && 2 * 36 * winograd_tiles(s) <= s.taps() * s.pixels();
 }
 
 template <class T>

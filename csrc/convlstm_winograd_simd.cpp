@@ -1,5 +1,7 @@
 #include "convlstm_winograd_simd.h"
 
+#include <type_traits>
+
 #include "convlstm_epilogue.h"
 #include "convlstm_winograd.h"
 #include "tile_product.h"
@@ -19,9 +21,10 @@ struct Tile {
   int64_t frame, y, x;
 };
 
+template <int kTaps>
 Tile tile_of(const ConvLSTMShape& s, int64_t index) {
-  const int64_t across = ceil_div(s.width, kTile), down = ceil_div(s.height, kTile);
-  return {index / (across * down), index / across % down * kTile, index % across * kTile};
+  const int64_t across = ceil_div(s.width, kTile<kTaps>), down = ceil_div(s.height, kTile<kTaps>);
+  return {index / (across * down), index / across % down * kTile<kTaps>, index % across * kTile<kTaps>};
 }
 
 // Channels of one transformed tile: vectors are stored whole, so the last may spill into room left for it.
@@ -103,24 +106,27 @@ RLV2V_INLINE void transform_pixels(const ConvLSTMShape& s, const float* frame, i
   }
 }
 
+template <int kTaps>
 void transform_inputs(const ConvLSTMShape& s, const float* frames, int64_t channels, const Tile& tile, float* to,
                       int64_t plane) {
+  constexpr int kBorder = kTaps / 2;
   transform_pixels<kPatch>(
-      s, frames + tile.frame * s.height * s.width * channels, channels, tile.y - 1, tile.x - 1, plane,
+      s, frames + tile.frame * s.height * s.width * channels, channels, tile.y - kBorder, tile.x - kBorder, plane,
       [to](int64_t vector) { return to + vector * kWidth; }, input_transform<V>);
 }
 
-// 16 pixels from one vector of lanes of the products of a tile.
+// The pixels of a tile from one vector of lanes of the products of a tile.
+template <int kTaps>
 RLV2V_INLINE void transform_outputs(const float* products, int64_t plane, V* pixels) {
-  V half[kTile * kPatch];
+  V half[kTile<kTaps> * kPatch];
 #pragma GCC unroll 6
   for (int j = 0; j < kPatch; ++j) {
     V column[kPatch];
     for (int i = 0; i < kPatch; ++i) column[i] = load(products + (i * kPatch + j) * plane);
-    output_transform(column, 1, half + j, kPatch);
+    output_transform<kTaps>(column, 1, half + j, kPatch);
   }
 #pragma GCC unroll 4
-  for (int i = 0; i < kTile; ++i) output_transform(half + i * kPatch, 1, pixels + i * kTile, 1);
+  for (int i = 0; i < kTile<kTaps>; ++i) output_transform<kTaps>(half + i * kPatch, 1, pixels + i * kTile<kTaps>, 1);
 }
 
 // products[position][tile][lanes] = inputs[position][tile][depth] . packed[position][depth][lanes of the group]
@@ -141,38 +147,40 @@ void multiply_positions(const float* inputs, int64_t stride, int64_t tiles, int6
   }
 }
 
-template <class Body>
+template <int kTaps, class Body>
 RLV2V_INLINE void for_pixels(const ConvLSTMShape& s, const Tile& tile, const Body& body) {
-  const int64_t rows = smaller(kTile, s.height - tile.y), columns = smaller(kTile, s.width - tile.x);
+  const int64_t rows = smaller(kTile<kTaps>, s.height - tile.y), columns = smaller(kTile<kTaps>, s.width - tile.x);
   for (int64_t i = 0; i < rows; ++i)
     for (int64_t j = 0; j < columns; ++j)
-      body((tile.frame * s.height + tile.y + i) * s.width + tile.x + j, i * kTile + j);
+      body((tile.frame * s.height + tile.y + i) * s.width + tile.x + j, i * kTile<kTaps> + j);
 }
 
 int64_t fwd_tiles(const ConvLSTMShape& s) { return tiles_per_block(s.inputs(), 4 * kWidth); }
 
+template <int kTaps>
 void fwd_tile(const ConvLSTMStep<float>& step, const Tile& tile, int64_t hidden_block, const float* products,
               int64_t plane) {
-  V gates[4][kTile * kTile];
-  for (int g = 0; g < 4; ++g) transform_outputs(products + g * kWidth, plane, gates[g]);
+  V gates[4][kTile<kTaps> * kTile<kTaps>];
+  for (int g = 0; g < 4; ++g) transform_outputs<kTaps>(products + g * kWidth, plane, gates[g]);
   const float* b = step.bias + hidden_block * 4 * kWidth;
   const V bias[4] = {load(b), load(b + kWidth), load(b + 2 * kWidth), load(b + 3 * kWidth)};
   const int64_t lanes = lanes_of<float>(hidden_block, step.shape.hidden);
-  for_pixels(step.shape, tile, [&](int64_t pixel, int64_t p) {
+  for_pixels<kTaps>(step.shape, tile, [&](int64_t pixel, int64_t p) {
     update_state<float>(step, pixel, hidden_block * kWidth, lanes, gates[0][p] + bias[0], gates[1][p] + bias[1],
                         gates[2][p] + bias[2], gates[3][p] + bias[3]);
   });
 }
 
+template <int kTaps>
 void fwd_block(const ConvLSTMStep<float>& step, int64_t first, int64_t tiles, float* scratch) {
   const ConvLSTMShape& s = step.shape;
   const int64_t stride = tile_stride(s.inputs()), row = 4 * kWidth;
   float* products = scratch + kPositions * tiles * stride;
   for (int64_t n = 0; n < tiles; ++n) {
-    const Tile tile = tile_of(s, first + n);
-    transform_inputs(s, step.x, s.channels, tile, scratch + n * stride, tiles * stride);
+    const Tile tile = tile_of<kTaps>(s, first + n);
+    transform_inputs<kTaps>(s, step.x, s.channels, tile, scratch + n * stride, tiles * stride);
     // After x, whose last vector may have spilled here.
-    if (step.h) transform_inputs(s, step.h, s.hidden, tile, scratch + n * stride + s.channels, tiles * stride);
+    if (step.h) transform_inputs<kTaps>(s, step.h, s.hidden, tile, scratch + n * stride + s.channels, tiles * stride);
   }
   for (int64_t hidden_block = 0; hidden_block < vectors_for<float>(s.hidden); ++hidden_block) {
     for (int v = 0; v < 4; v += kTileVectors)
@@ -180,19 +188,20 @@ void fwd_block(const ConvLSTMStep<float>& step, int64_t first, int64_t tiles, fl
                          step.weight + (hidden_block * 4 + v) * kWidth * kPositions * s.inputs(), s.inputs(),
                          kTileVectors, products + v * kWidth, row);
     for (int64_t n = 0; n < tiles; ++n)
-      fwd_tile(step, tile_of(s, first + n), hidden_block, products + n * row, tiles * row);
+      fwd_tile<kTaps>(step, tile_of<kTaps>(s, first + n), hidden_block, products + n * row, tiles * row);
   }
 }
 
 int64_t bwd_tiles(const ConvLSTMShape& s) { return tiles_per_block(4 * s.hidden, kTileVectors * kWidth); }
 
+template <int kTaps>
 void bwd_block(const ConvLSTMGradStep<float>& step, int64_t first, int64_t tiles, float* scratch) {
   const ConvLSTMShape& s = step.shape;
   const int64_t depth = 4 * s.hidden, stride = tile_stride(depth), total = grad_vectors(step);
   float* products = scratch + kPositions * tiles * stride;
   const bool recurrent = step.grad_gates_next != nullptr;
   for (int64_t n = 0; n < tiles && recurrent; ++n)
-    transform_inputs(s, step.grad_gates_next, depth, tile_of(s, first + n), scratch + n * stride, tiles * stride);
+    transform_inputs<kTaps>(s, step.grad_gates_next, depth, tile_of<kTaps>(s, first + n), scratch + n * stride, tiles * stride);
   for (int64_t v = 0; v < total; v += group_vectors(v, total)) {
     const int vectors = group_vectors(v, total);
     const int64_t row = vectors * kWidth;
@@ -200,11 +209,11 @@ void bwd_block(const ConvLSTMGradStep<float>& step, int64_t first, int64_t tiles
       multiply_positions(scratch, stride, tiles, depth, step.weight + v * kWidth * kPositions * depth, depth, vectors,
                          products, row);
     for (int64_t n = 0; n < tiles; ++n) {
-      const Tile tile = tile_of(s, first + n);
+      const Tile tile = tile_of<kTaps>(s, first + n);
       for (int64_t i = 0; i < vectors; ++i) {
-        V grads[kTile * kTile] = {};
-        if (recurrent) transform_outputs(products + n * row + i * kWidth, tiles * row, grads);
-        for_pixels(s, tile, [&](int64_t pixel, int64_t p) { put_grad<float>(step, pixel, v + i, grads[p]); });
+        V grads[kTile<kTaps> * kTile<kTaps>] = {};
+        if (recurrent) transform_outputs<kTaps>(products + n * row + i * kWidth, tiles * row, grads);
+        for_pixels<kTaps>(s, tile, [&](int64_t pixel, int64_t p) { put_grad<float>(step, pixel, v + i, grads[p]); });
       }
     }
   }
@@ -216,27 +225,28 @@ void bwd_block(const ConvLSTMGradStep<float>& step, int64_t first, int64_t tiles
 int64_t gate_vectors(const ConvLSTMShape& s) { return vectors_for<float>(4 * s.hidden); }
 int64_t weight_sums(const ConvLSTMShape& s) { return kPositions * gate_vectors(s) * kWidth * s.inputs(); }
 
-// The plane after the positions holds the plain sum of a tile's 16 gradients, for the bias.
+// The plane after the positions holds the plain sum of a tile's gradients, for the bias.
 constexpr int kSumPlane = kPositions;
 
 // Transforms tile n of `tiles`.
+template <int kTaps>
 void weight_tile(const ConvLSTMGradWeight<float>& grad, const Tile& tile, int64_t n, int64_t tiles, float* scratch) {
   const ConvLSTMShape& s = grad.shape;
   const int64_t stride = tile_stride(s.inputs()), total = gate_vectors(s), channels = 4 * s.hidden;
-  transform_inputs(s, grad.x, s.channels, tile, scratch + n * stride, tiles * stride);
-  transform_inputs(s, grad.h, s.hidden, tile, scratch + n * stride + s.channels, tiles * stride);
+  transform_inputs<kTaps>(s, grad.x, s.channels, tile, scratch + n * stride, tiles * stride);
+  transform_inputs<kTaps>(s, grad.h, s.hidden, tile, scratch + n * stride + s.channels, tiles * stride);
   float* panels = scratch + kPositions * tiles * stride;
   const auto place = [&](int64_t vector) {
     const int64_t first = group_of(vector, total);
     return panels + (first * tiles + n * group_vectors(first, total) + vector - first) * kWidth;
   };
   const int64_t plane = total * tiles * kWidth;
-  transform_pixels<kTile>(s, grad.grad_gates + tile.frame * s.height * s.width * channels, channels, tile.y, tile.x,
-                          plane, place, output_transform_transposed<V>);
+  transform_pixels<kTile<kTaps>>(s, grad.grad_gates + tile.frame * s.height * s.width * channels, channels, tile.y, tile.x,
+                          plane, place, output_transform_transposed<kTaps, V>);
   for (int64_t v = 0; v < total; ++v) {
     const int64_t lanes = lanes_of<float>(v, channels);
     V sum{};
-    for_pixels(s, tile, [&](int64_t pixel, int64_t) {
+    for_pixels<kTaps>(s, tile, [&](int64_t pixel, int64_t) {
       sum += load_part(grad.grad_gates + pixel * channels + v * kWidth, lanes);
     });
     store<float>(place(v) + kSumPlane * plane, sum);
@@ -271,15 +281,26 @@ void weight_unit(const ConvLSTMShape& s, int64_t tiles, int64_t unit, const floa
 }
 
 // The filter gradients of one input channel and one vector of lanes of the gates.
+template <int kTaps>
 void finish_vector(const ConvLSTMShape& s, const float* sums, int64_t channel, int64_t vector, float* grad_weight) {
   const int64_t total = gate_vectors(s), first = group_of(vector, total), width = group_vectors(first, total) * kWidth;
   const float* from = sums + first * kWidth * s.inputs() + channel * width + (vector - first) * kWidth;
-  V positions[kPositions], taps[9];
+  V positions[kPositions], taps[kTaps * kTaps];
   for (int k = 0; k < kPositions; ++k) positions[k] = load(from + k * total * kWidth * s.inputs());
-  transform_both<kPatch, 3>(positions, taps, filter_transform_transposed<V>);
+  transform_both<kPatch, kTaps>(positions, taps, filter_transform_transposed<kTaps, V>);
   const int64_t lanes = lanes_of<float>(vector, 4 * s.hidden);
   for (int64_t l = 0; l < lanes; ++l)
-    for (int t = 0; t < 9; ++t) grad_weight[((vector * kWidth + l) * s.inputs() + channel) * 9 + t] = taps[t][l];
+    for (int t = 0; t < kTaps * kTaps; ++t)
+      grad_weight[((vector * kWidth + l) * s.inputs() + channel) * kTaps * kTaps + t] = taps[t][l];
+}
+
+// Calls body with the kernel size as a constant.
+template <class Body>
+RLV2V_INLINE void for_kernel(const ConvLSTMShape& s, const Body& body) {
+  if (s.kernel_h == 3)
+    body(std::integral_constant<int, 3>{});
+  else
+    body(std::integral_constant<int, 5>{});
 }
 
 }  // namespace
@@ -289,8 +310,10 @@ int64_t winograd_fwd_scratch(const ConvLSTMStep<float>& step) {
 }
 
 void winograd_fwd(const ConvLSTMStep<float>& step, int64_t begin, int64_t end, float* scratch) {
-  for_blocks(begin, end, fwd_tiles(step.shape),
-             [&](int64_t first, int64_t tiles) { fwd_block(step, first, tiles, scratch); });
+  for_kernel(step.shape, [&](auto taps) {
+    for_blocks(begin, end, fwd_tiles(step.shape),
+               [&](int64_t first, int64_t tiles) { fwd_block<taps.value>(step, first, tiles, scratch); });
+  });
 }
 
 int64_t winograd_bwd_scratch(const ConvLSTMGradStep<float>& step) {
@@ -298,8 +321,10 @@ int64_t winograd_bwd_scratch(const ConvLSTMGradStep<float>& step) {
 }
 
 void winograd_bwd(const ConvLSTMGradStep<float>& step, int64_t begin, int64_t end, float* scratch) {
-  for_blocks(begin, end, bwd_tiles(step.shape),
-             [&](int64_t first, int64_t tiles) { bwd_block(step, first, tiles, scratch); });
+  for_kernel(step.shape, [&](auto taps) {
+    for_blocks(begin, end, bwd_tiles(step.shape),
+               [&](int64_t first, int64_t tiles) { bwd_block<taps.value>(step, first, tiles, scratch); });
+  });
 }
 
 int64_t winograd_weight_scratch(const ConvLSTMShape& s, int64_t tiles) {
@@ -312,7 +337,10 @@ int64_t winograd_weight_units(const ConvLSTMShape& s) { return kPositions * grou
 
 void winograd_weight_prepare(const ConvLSTMGradWeight<float>& grad, int64_t first, int64_t tiles, int64_t begin,
                              int64_t end, float* scratch) {
-  for (int64_t n = begin; n < end; ++n) weight_tile(grad, tile_of(grad.shape, first + n), n, tiles, scratch);
+  for_kernel(grad.shape, [&](auto taps) {
+    for (int64_t n = begin; n < end; ++n)
+      weight_tile<taps.value>(grad, tile_of<taps.value>(grad.shape, first + n), n, tiles, scratch);
+  });
 }
 
 void winograd_weight_accumulate(const ConvLSTMShape& s, int64_t tiles, int64_t begin, int64_t end,
@@ -322,9 +350,11 @@ void winograd_weight_accumulate(const ConvLSTMShape& s, int64_t tiles, int64_t b
 
 void winograd_weight_finish(const ConvLSTMShape& s, const float* sums, int64_t begin, int64_t end, float* grad_weight,
                             float* grad_bias) {
-  for (int64_t channel = begin; channel < end; ++channel)
-    for (int64_t vector = 0; vector < gate_vectors(s); ++vector)
-      finish_vector(s, sums, channel, vector, grad_weight);
+  for_kernel(s, [&](auto taps) {
+    for (int64_t channel = begin; channel < end; ++channel)
+      for (int64_t vector = 0; vector < gate_vectors(s); ++vector)
+        finish_vector<taps.value>(s, sums, channel, vector, grad_weight);
+  });
   if (begin == 0) std::memcpy(grad_bias, sums + weight_sums(s), 4 * s.hidden * sizeof(float));
 }
 

@@ -1,5 +1,5 @@
-// The ConvLSTM steps with Winograd's F(4x4, 3x3): 3x3 kernels in float32. Ranges are 4x4 tiles of the images, numbered
-// frame by frame, row by row; scratch holds the given number of elements for one caller.
+// The ConvLSTM steps with Winograd's F(4x4, 3x3) and F(2x2, 5x5): 3x3 and 5x5 kernels in float32. Ranges are tiles of the
+// images, 4x4 and 2x2 pixels, numbered frame by frame, row by row; scratch holds the given number of elements for one caller.
 #pragma once
 
 #include "convlstm.h"
@@ -7,7 +7,8 @@
 namespace rlv2v {
 
 RLV2V_HD int64_t winograd_tiles(const ConvLSTMShape& s) {
-  return s.batch * ((s.height + 3) / 4) * ((s.width + 3) / 4);
+  const int64_t tile = 7 - s.kernel_h;
+  return s.batch * ((s.height + tile - 1) / tile) * ((s.width + tile - 1) / tile);
 }
 
 }  // namespace rlv2v
