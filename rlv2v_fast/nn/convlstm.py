@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlv2v_fast.ops.backends import check_backend
-from rlv2v_fast.ops.convlstm import convlstm
+from rlv2v_fast.ops.convlstm import check_memory, convlstm
 
 KernelSize = int | tuple[int, int]
 
@@ -37,6 +37,8 @@ class ConvLSTMCell(nn.Module):
         kernel_size: odd k, or (kh, kw).
         bias: whether the convolution has a bias.
         peephole: add weights (3, K), named `peephole`, of the cell state on gates i, f and o.
+        exact: sum as a plain convolution does, instead of by Winograd's algorithm where a fused kernel has it.
+        memory: "fast", or "low" to recompute the gates in the backward instead of keeping them.
         backend: "auto", "triton", "cpp" or "reference".
 
     The state dict holds conv.weight (4K, C+K, kh, kw) and conv.bias (4K,), gates in order i, f, o, g.
@@ -50,6 +52,8 @@ class ConvLSTMCell(nn.Module):
         bias: bool = True,
         *,
         peephole: bool = False,
+        exact: bool = False,
+        memory: str = "fast",
         backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -60,6 +64,8 @@ class ConvLSTMCell(nn.Module):
         self.kernel_size = _kernel_pair(kernel_size)
         self.padding = (self.kernel_size[0] // 2, self.kernel_size[1] // 2)
         self.bias = bias
+        self.exact = exact
+        self.memory = check_memory(memory)
         self.backend = check_backend(backend)
         self.conv = nn.Conv2d(
             input_dim + hidden_dim,
@@ -98,6 +104,8 @@ class ConvLSTMCell(nn.Module):
             c,
             peephole=self.peephole,
             lengths=lengths,
+            exact=self.exact,
+            memory=self.memory,
             backend=self.backend,
         )
 
@@ -120,6 +128,8 @@ class ConvLSTM(nn.Module):
         return_all_layers: return the outputs and states of every layer instead of the last one's.
         peephole: per-channel weights of the cell state on the gates i, f and o.
         dropout: probability of zeroing elements between layers while training.
+        exact: sum as a plain convolution does, instead of by Winograd's algorithm where a fused kernel has it.
+        memory: "fast", or "low" to recompute the gates in the backward instead of keeping them.
         backend: "auto", "triton", "cpp" or "reference".
 
     Example:
@@ -141,6 +151,8 @@ class ConvLSTM(nn.Module):
         *,
         peephole: bool = False,
         dropout: float = 0.0,
+        exact: bool = False,
+        memory: str = "fast",
         backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -159,7 +171,18 @@ class ConvLSTM(nn.Module):
         self.dropout = dropout
         inputs = [input_dim, *self.hidden_dim[:-1]]
         self.cell_list = nn.ModuleList(
-            ConvLSTMCell(c, k, size, bias, peephole=peephole, backend=backend, device=device, dtype=dtype)
+            ConvLSTMCell(
+                c,
+                k,
+                size,
+                bias,
+                peephole=peephole,
+                exact=exact,
+                memory=memory,
+                backend=backend,
+                device=device,
+                dtype=dtype,
+            )
             for c, k, size in zip(inputs, self.hidden_dim, self.kernel_size, strict=True)
         )
 

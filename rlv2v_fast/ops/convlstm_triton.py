@@ -19,7 +19,7 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
-def _convolution_dtype(x: Tensor) -> torch.dtype:
+def convolution_dtype(x: Tensor) -> torch.dtype:
     """dtype in which PyTorch would convolve x: autocast's where it is on, but that leaves float64 alone."""
     device = x.device.type
     if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
@@ -35,7 +35,7 @@ def triton_refusal(x: Tensor) -> str | None:
     """
     if not _HAS_TRITON:
         return "Triton is not installed"
-    dtype = _convolution_dtype(x)
+    dtype = convolution_dtype(x)
     if dtype not in _DTYPES:
         return f"the Triton kernels take float32, float16 and bfloat16, not {dtype}"
     if x.device.type == "cuda":
@@ -83,7 +83,7 @@ def convlstm_sequence_triton(
     """
     if memory not in ("fast", "low"):
         raise ValueError(f"memory must be 'fast' or 'low'; got {memory!r}")
-    dtype = _convolution_dtype(x)
+    dtype = convolution_dtype(x)
     weight = weight.to(dtype)
     h0, c0 = h0.to(dtype), c0.float()
     recording = torch.is_grad_enabled() and any(

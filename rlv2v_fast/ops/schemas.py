@@ -15,6 +15,20 @@ LIBRARY.define(
     " -> (Tensor grad_gates, Tensor grad_c)"
 )
 
+# A whole sequence. x, output and their gradients are (B, T, C or K, H, W); states (B, K, H, W). cells (T, B, H, W, K)
+# and gates (T, B, H, W, 4K), i, f, o, g after their nonlinearities, are kept for the backward or have shape (0,). A
+# gradient that is not needed has shape (0,), one that did not arrive is None.
+LIBRARY.define(
+    "convlstm_fwd(Tensor x, Tensor weight, Tensor? bias, Tensor? h0, Tensor? c0, bool exact, bool save_cells,"
+    " bool save_gates) -> (Tensor output, Tensor h, Tensor c, Tensor cells, Tensor gates)"
+)
+LIBRARY.define(
+    "convlstm_bwd(Tensor? grad_output, Tensor? grad_h, Tensor? grad_c, Tensor x, Tensor weight, Tensor? bias,"
+    " Tensor? h0, Tensor? c0, Tensor output, Tensor cells, Tensor gates, bool exact, bool need_x, bool need_weight,"
+    " bool need_h0, bool need_c0)"
+    " -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias, Tensor grad_h0, Tensor grad_c0)"
+)
+
 # A ConvLSTM layer over a sequence by Triton kernels. memory is "fast", "low" or "none"; slots, gates and cells are what
 # the backward reads, empty where that mode keeps none (kernels/convlstm_sequence.py).
 LIBRARY.define(

@@ -1,0 +1,40 @@
+// Working memory that outlives a call. The C library returns large blocks to the system when they are freed, and every
+// next call then pays a page fault for each page it touches; here a block goes to a pool and the next taker has it warm.
+// Blocks are checked out and in, so any number of calls and threads hold their own.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace rlv2v {
+
+// A block of at least `bytes`, aligned to a cache line, contents undefined; throws std::bad_alloc.
+void* take_scratch(std::size_t bytes);
+void give_scratch(void* block);
+
+template <class T>
+class Scratch {
+ public:
+  explicit Scratch(int64_t count) : data_(count > 0 ? static_cast<T*>(take_scratch(count * sizeof(T))) : nullptr) {}
+  ~Scratch() {
+    if (data_) give_scratch(data_);
+  }
+  Scratch(Scratch&& other) noexcept : data_(other.data_) { other.data_ = nullptr; }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  // Null when empty.
+  T* get() const { return data_; }
+
+  // Leaves the block to the caller, who gives it back.
+  T* release() {
+    T* data = data_;
+    data_ = nullptr;
+    return data;
+  }
+
+ private:
+  T* data_;
+};
+
+}  // namespace rlv2v

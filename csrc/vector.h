@@ -1,0 +1,137 @@
+// Fixed-width vectors on the GCC and Clang vector extension: one source for AVX-512, AVX2, SSE2 and NEON. The width
+// follows the instruction set the including *_simd.cpp is compiled for, so everything lives in that set's namespace:
+// the copies differ and must not be merged by the linker.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
+#define RLV2V_INLINE __attribute__((always_inline)) inline
+
+namespace rlv2v::RLV2V_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64, kVectorRegisters = 32;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32, kVectorRegisters = 16;
+#elif defined(__aarch64__)
+constexpr int kVectorBytes = 16, kVectorRegisters = 32;
+#else
+constexpr int kVectorBytes = 16, kVectorRegisters = 16;
+#endif
+
+template <class T>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+  typedef float type __attribute__((vector_size(kVectorBytes)));
+  typedef int32_t bits __attribute__((vector_size(kVectorBytes)));
+};
+template <>
+struct VectorOf<double> {
+  typedef double type __attribute__((vector_size(kVectorBytes)));
+  typedef int64_t bits __attribute__((vector_size(kVectorBytes)));
+};
+
+template <class T>
+using Vec = typename VectorOf<T>::type;
+template <class T>
+constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+
+template <class T>
+RLV2V_INLINE Vec<T> broadcast(T value) {
+  return value - Vec<T>{};
+}
+
+template <class T>
+RLV2V_INLINE Vec<T> load(const T* from) {
+  Vec<T> v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+
+template <class T>
+RLV2V_INLINE void store(T* to, const Vec<T>& v) {
+  std::memcpy(to, &v, sizeof v);
+}
+
+// The first `lanes` elements, which is all of them but at the tail of a channel range; the rest read as zero.
+template <class T>
+RLV2V_INLINE Vec<T> load_part(const T* from, int64_t lanes) {
+  if (lanes == kLanes<T>) return load(from);
+#ifdef __AVX512F__
+  const unsigned mask = (1u << lanes) - 1;
+  if constexpr (sizeof(T) == 4)
+    return (Vec<T>)_mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), from);
+  else
+    return (Vec<T>)_mm512_maskz_loadu_pd(static_cast<__mmask8>(mask), from);
+#else
+  Vec<T> v{};
+  for (int64_t i = 0; i < lanes; ++i) v[i] = from[i];
+  return v;
+#endif
+}
+
+template <class T>
+RLV2V_INLINE void store_part(T* to, const Vec<T>& v, int64_t lanes) {
+  if (lanes == kLanes<T>) return store(to, v);
+#ifdef __AVX512F__
+  const unsigned mask = (1u << lanes) - 1;
+  if constexpr (sizeof(T) == 4)
+    _mm512_mask_storeu_ps(to, static_cast<__mmask16>(mask), (__m512)v);
+  else
+    _mm512_mask_storeu_pd(to, static_cast<__mmask8>(mask), (__m512d)v);
+#else
+  for (int64_t i = 0; i < lanes; ++i) to[i] = v[i];
+#endif
+}
+
+// Lanes of a and b alternately: the first half of each (kHalf = 0) or the second (kHalf = 1).
+template <class T, int kHalf, int... I>
+RLV2V_INLINE Vec<T> interleave(const Vec<T>& a, const Vec<T>& b, std::integer_sequence<int, I...>) {
+  constexpr int kStart = kHalf * kLanes<T> / 2;
+#if defined(__has_builtin) && __has_builtin(__builtin_shufflevector)
+  return __builtin_shufflevector(a, b, (kStart + I / 2 + (I % 2) * kLanes<T>)...);
+#else
+  return Vec<T>{(I % 2 ? b[kStart + I / 2] : a[kStart + I / 2])...};
+#endif
+}
+
+// Transposes kLanes vectors: interleaving row i with row i + kLanes / 2 moves one bit of the row number into the lane
+// number, so log2(kLanes) rounds exchange the two.
+template <class T>
+RLV2V_INLINE void transpose(Vec<T>* rows) {
+  constexpr auto kAll = std::make_integer_sequence<int, kLanes<T>>{};
+#pragma GCC unroll 4
+  for (int round = 1; round < kLanes<T>; round *= 2) {
+    Vec<T> next[kLanes<T>];
+#pragma GCC unroll 8
+    for (int i = 0; i < kLanes<T> / 2; ++i) {
+      next[2 * i] = interleave<T, 0>(rows[i], rows[i + kLanes<T> / 2], kAll);
+      next[2 * i + 1] = interleave<T, 1>(rows[i], rows[i + kLanes<T> / 2], kAll);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes<T>; ++i) rows[i] = next[i];
+  }
+}
+
+RLV2V_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+RLV2V_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+template <class T>
+RLV2V_INLINE int64_t vectors_for(int64_t elements) {
+  return ceil_div(elements, kLanes<T>);
+}
+
+// Elements that vector `index` of a range of `elements` really holds.
+template <class T>
+RLV2V_INLINE int64_t lanes_of(int64_t index, int64_t elements) {
+  return smaller(kLanes<T>, elements - index * kLanes<T>);
+}
+
+}  // namespace rlv2v::RLV2V_ISA
