@@ -12,10 +12,8 @@ export OMP_NUM_THREADS ?= 1
 	touch $@
 
 # Every core for the demo; waiting threads sleep, because spinning ones starve a machine that is doing something else.
-demo: export OMP_NUM_THREADS =
-demo: export OMP_WAIT_POLICY = passive
 demo: .venv/installed
-	$(BIN)/rlv2v demo
+	env -u OMP_NUM_THREADS OMP_WAIT_POLICY=passive $(BIN)/rlv2v demo
 
 test: .venv/installed lint
 	$(BIN)/python -m pytest --numprocesses auto
