@@ -39,6 +39,7 @@ class ConvLSTMCell(nn.Module):
         peephole: add weights (3, K), named `peephole`, of the cell state on gates i, f and o.
         exact: sum as a plain convolution does, instead of by Winograd's algorithm where a fused kernel has it.
         memory: "fast", or "low" to recompute the gates in the backward instead of keeping them.
+        cuda_graph: replay repeated shapes as a CUDA graph (Triton backend, inference).
         backend: "auto", "triton", "cpp" or "reference".
 
     The state dict holds conv.weight (4K, C+K, kh, kw) and conv.bias (4K,), gates in order i, f, o, g.
@@ -54,6 +55,7 @@ class ConvLSTMCell(nn.Module):
         peephole: bool = False,
         exact: bool = False,
         memory: str = "fast",
+        cuda_graph: bool = False,
         backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -66,6 +68,7 @@ class ConvLSTMCell(nn.Module):
         self.bias = bias
         self.exact = exact
         self.memory = check_memory(memory)
+        self.cuda_graph = cuda_graph
         self.backend = check_backend(backend)
         self.conv = nn.Conv2d(
             input_dim + hidden_dim,
@@ -106,6 +109,7 @@ class ConvLSTMCell(nn.Module):
             lengths=lengths,
             exact=self.exact,
             memory=self.memory,
+            cuda_graph=self.cuda_graph and not torch.is_grad_enabled(),
             backend=self.backend,
         )
 
@@ -130,6 +134,7 @@ class ConvLSTM(nn.Module):
         dropout: probability of zeroing elements between layers while training.
         exact: sum as a plain convolution does, instead of by Winograd's algorithm where a fused kernel has it.
         memory: "fast", or "low" to recompute the gates in the backward instead of keeping them.
+        cuda_graph: replay repeated shapes as a CUDA graph (Triton backend, inference).
         backend: "auto", "triton", "cpp" or "reference".
 
     Example:
@@ -153,6 +158,7 @@ class ConvLSTM(nn.Module):
         dropout: float = 0.0,
         exact: bool = False,
         memory: str = "fast",
+        cuda_graph: bool = False,
         backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -179,6 +185,7 @@ class ConvLSTM(nn.Module):
                 peephole=peephole,
                 exact=exact,
                 memory=memory,
+                cuda_graph=cuda_graph,
                 backend=backend,
                 device=device,
                 dtype=dtype,

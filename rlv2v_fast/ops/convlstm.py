@@ -28,6 +28,7 @@ def convlstm(
     lengths: Tensor | None = None,
     exact: bool = False,
     memory: str = "fast",
+    cuda_graph: bool = False,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One ConvLSTM layer: gates_t = weight * cat[x_t, h_{t-1}] + bias, c_t = f c_{t-1} + i g, h_t = o tanh(c_t).
@@ -42,6 +43,8 @@ def convlstm(
         exact: True sums as a plain convolution does. False lets a fused kernel use Winograd's F(4x4, 3x3) for 3x3
             kernels in float32: up to 1e-5 of absolute error in the output, and 3e-5 of its largest entry in a gradient.
         memory: what a fused kernel keeps for the backward. "fast" keeps the gates, "low" recomputes them.
+        cuda_graph: replay the Triton sequence as a CUDA graph captured at the first call with these shapes; only for
+            inference on a GPU, and ignored by the other backends.
         backend: "auto", "triton", "cpp" or "reference".
 
     Returns:
@@ -63,7 +66,7 @@ def convlstm(
         return _sequence(x, weight, bias, h0, c0, exact, memory)
     h0, c0 = _initial_state(x, weight, h0, c0)
     if chosen == "triton":
-        return convlstm_sequence_triton(x, weight, bias, h0, c0, peephole, lengths, memory)
+        return convlstm_sequence_triton(x, weight, bias, h0, c0, peephole, lengths, memory, cuda_graph=cuda_graph)
     if chosen == "reference":
         return convlstm_reference(x, weight, bias, h0, c0, peephole, lengths)
     return _stepwise(x, weight, bias, h0, c0, chosen)
