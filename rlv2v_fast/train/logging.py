@@ -27,12 +27,12 @@ class RunLog:
     Args:
         run: the run's folder.
         step: iterations already done.
-        steps: iterations in all.
+        steps: iterations in all; None where the clock decides.
         quiet: no progress bar.
         tensorboard: also write TensorBoard events into run/tensorboard.
     """
 
-    def __init__(self, run: Path, step: int, steps: int, *, quiet: bool = False, tensorboard: bool = False) -> None:
+    def __init__(self, run: Path, step: int, steps: int | None, *, quiet: bool = False, tensorboard: bool = False) -> None:
         path = run / METRICS_FILE
         rows = path.read_text().splitlines()[:step] if path.exists() else []
         path.write_text("".join(row + "\n" for row in rows))

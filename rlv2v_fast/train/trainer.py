@@ -214,7 +214,8 @@ def fit(config: TrainConfig, domains: Mapping[str, ClipSource], *, resume: bool 
     if saved is not None:
         trainer.load(saved)
     save_config(config, run / "config.yaml")
-    log = RunLog(run, trainer.step, config.steps, quiet=config.quiet, tensorboard=config.tensorboard)
+    expected = config.steps if config.max_minutes is None else None
+    log = RunLog(run, trainer.step, expected, quiet=config.quiet, tensorboard=config.tensorboard)
     try:
         with _interruptible() as interrupted:
             deadline = time.monotonic() + 60 * (config.max_minutes or math.inf)
