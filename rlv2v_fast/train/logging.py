@@ -32,7 +32,9 @@ class RunLog:
         tensorboard: also write TensorBoard events into run/tensorboard.
     """
 
-    def __init__(self, run: Path, step: int, steps: int | None, *, quiet: bool = False, tensorboard: bool = False) -> None:
+    def __init__(
+        self, run: Path, step: int, steps: int | None, *, quiet: bool = False, tensorboard: bool = False
+    ) -> None:
         path = run / METRICS_FILE
         rows = path.read_text().splitlines()[:step] if path.exists() else []
         path.write_text("".join(row + "\n" for row in rows))

@@ -4,13 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 from rlv2v_fast.data.clips import Domain
 from rlv2v_fast.data.synthetic import figure1_clips
@@ -312,29 +312,53 @@ def test_compiled_training_follows_eager_training(config, domains, monkeypatch):
         assert a[name] == pytest.approx(b[name], rel=1e-3), name
 
 
-def test_the_first_interrupt_saves_and_stops(config, domains, tmp_path):
-    script = textwrap.dedent(
-        f"""
-        import pathlib
-        from rlv2v_fast.data.clips import Domain
-        from rlv2v_fast.data.synthetic import figure1_clips
-        from rlv2v_fast.train.config import NetworkConfig, TrainConfig, resolve
-        from rlv2v_fast.train.trainer import fit
-        config = resolve(TrainConfig(out=pathlib.Path({str(config.out)!r}), size=16, frames=4, quiet=True, device="cpu",
-                                     network=NetworkConfig(width=2), steps=10**6, checkpoint_every=10**6))
-        clips = lambda kind: Domain.from_arrays(figure1_clips(kind, 2, 8, 16), frames=4, size=16)
-        try:
-            fit(config, {{"x": clips("source"), "y": clips("target")}})
-        except KeyboardInterrupt:
-            raise SystemExit(130)
-        """
-    )
-    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"})
-    metrics = config.out / "metrics.jsonl"
-    while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+SCRIPT = """
+import pathlib, sys
+from rlv2v_fast.data.clips import Domain
+from rlv2v_fast.data.synthetic import figure1_clips
+from rlv2v_fast.train.config import NetworkConfig, RLConfig, TrainConfig, resolve
+from rlv2v_fast.train.trainer import fit
+
+out, steps, resume = pathlib.Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "resume"
+config = resolve(TrainConfig(out=out, size=16, frames=4, quiet=True, device="cpu", steps=steps, checkpoint_every=5,
+                             network=NetworkConfig(width=2),
+                             rl=RLConfig(rollout_every=2, critic_warmup=1, batch_size=3, capacity=40)))
+clips = lambda kind: Domain.from_arrays(figure1_clips(kind, 2, 8, 16), frames=4, size=16)
+try:
+    fit(config, {"x": clips("source"), "y": clips("target")}, resume=resume)
+except KeyboardInterrupt:
+    raise SystemExit(130)
+"""
+
+
+def start(run, steps, mode="fresh"):
+    """A training process in folder run."""
+    command = [sys.executable, "-c", SCRIPT, str(run), str(steps), mode]
+    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def wait_for_rows(process, run, count):
+    metrics = run / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text().count("\n") >= count):
         assert process.poll() is None
-        time.sleep(0.1)
+        time.sleep(0.05)
+
+
+def test_the_first_interrupt_saves_and_stops(tmp_path):
+    process = start(tmp_path / "run", 10**6)
+    wait_for_rows(process, tmp_path / "run", 2)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
-    (saved,) = checkpoints(config.out)
-    assert int(saved.name.split("_")[1]) == metrics.read_text().count("\n")
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().count("\n")
+    assert int(checkpoints(tmp_path / "run")[-1].name.split("_")[1]) == rows
+
+
+def test_a_run_killed_outright_resumes_to_the_weights_it_would_have_had(tmp_path):
+    straight, killed = start(tmp_path / "straight", 20), start(tmp_path / "killed", 20)
+    wait_for_rows(killed, tmp_path / "killed", 12)
+    killed.kill()
+    killed.wait(60)
+    assert checkpoints(tmp_path / "killed")[-1].name < "step_00000020"
+    assert start(tmp_path / "killed", 20, "resume").wait(120) == straight.wait(120) == 0
+    a, b = (load_file(checkpoints(tmp_path / name)[-1] / "model.safetensors") for name in ("straight", "killed"))
+    assert_same(a, b)
