@@ -2,6 +2,7 @@
 
     python -m bench.bench_convlstm                     every case: time, accuracy, memory, one-step latency
     python -m bench.bench_convlstm --cases A --rounds 9 --sections time
+    python -m bench.bench_convlstm --threads 1 --clock cpu      processor time, for a machine that others use too
     pytest bench/bench_convlstm.py                     the same calls under pytest-benchmark
 
 A ratio is naive / variant within one round, so that a slow moment of the machine hits both; the line gives the median
@@ -86,15 +87,19 @@ def forward_backward(layer: Layer, x: Tensor) -> None:
 PASSES = {"fwd": forward, "fwd+bwd": forward_backward}
 
 
-def interleave(calls: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def interleave(calls: dict[str, Callable[[], None]], rounds: int, clock: str) -> dict[str, list[float]]:
     """Seconds of each call in each round, after one round that is not counted."""
+    now = CLOCKS[clock]
     times: dict[str, list[float]] = {name: [] for name in calls}
     for index in range(rounds + 1):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = now()
             call()
             if index:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(now() - start)
     return times
 
 
@@ -113,20 +118,20 @@ def report(title: str, times: dict[str, list[float]]) -> None:
         )
 
 
-def time_cases(names: list[str], rounds: int) -> None:
+def time_cases(names: list[str], rounds: int, clock: str) -> None:
     for name in names:
         case = CASES[name]
         variants, x = layers(case), case.input()
         for title, run in PASSES.items():
             calls = {v: partial(run, layer, x) for v, layer in variants.items()}
-            report(f"{name} {title}", interleave(calls, rounds))
+            report(f"{name} {title}", interleave(calls, rounds, clock))
 
 
-def time_streaming(rounds: int) -> None:
+def time_streaming(rounds: int, clock: str) -> None:
     """One step of one frame: the fixed cost of a call."""
     variants, x = layers(STREAMING), STREAMING.input()
     calls = {v: partial(forward, layer, x) for v, layer in variants.items()}
-    report("streaming", interleave(calls, 20 * rounds))
+    report("streaming", interleave(calls, 20 * rounds, clock))
 
 
 def accuracy(names: list[str]) -> None:
@@ -195,21 +200,24 @@ def main() -> None:
     parser.add_argument("--sections", nargs="+", default=list(SECTIONS), choices=SECTIONS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--clock", choices=list(CLOCKS), default="wall", help="cpu is for --threads 1: waiting threads spin"
+    )
     parser.add_argument("--peak", nargs=2, metavar=("CASE", "VARIANT"), help="print one peak in MiB and exit")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.peak:
         return print_peak(CASES[options.peak[0]], options.peak[1])
-    print(f"torch {torch.__version__}, {platform.machine()}, {options.threads} threads, float32")
+    print(f"torch {torch.__version__}, {platform.machine()}, {options.threads} threads, {options.clock} time, float32")
     print("cases (B, T, C, H=W, K, k):", {n: tuple(vars(CASES[n]).values()) for n in options.cases})
     if "accuracy" in options.sections:
         accuracy(options.cases)
     if "memory" in options.sections:
         peak_memory(options.cases)
     if "streaming" in options.sections:
-        time_streaming(options.rounds)
+        time_streaming(options.rounds, options.clock)
     if "time" in options.sections:
-        time_cases(options.cases, options.rounds)
+        time_cases(options.cases, options.rounds, options.clock)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -65,8 +65,8 @@ constexpr int64_t kCopyGrain = 16384;
 constexpr int64_t kPatchBytes = 192 * 1024;
 constexpr int64_t kMaxColumns = 64;
 // Shared scratch of the weight gradients, per chunk of frames or tiles: small, to stay in cache, but of enough tiles for
-// the sums to be read and written seldom.
-constexpr int64_t kWeightBytes = 4 << 20;
+// the sums to be read and written seldom, and for few chunks, since threads wait for each other twice in each.
+constexpr int64_t kWeightBytes = 8 << 20;
 constexpr int64_t kWeightTiles = 96;
 
 // Where it at least halves the multiplications, what tiles waste beyond the edges of the image included.

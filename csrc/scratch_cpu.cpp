@@ -14,6 +14,8 @@ namespace {
 
 constexpr std::size_t kLine = 64;
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
+// From here on rounding up to huge pages wastes at most an eighth.
+constexpr std::size_t kHugeBlock = 8 * kHugePage;
 // Idle memory kept, unless RLV2V_FAST_SCRATCH_MB says otherwise; the block idle longest goes first.
 constexpr std::size_t kDefaultLimit = std::size_t{512} << 20;
 
@@ -28,7 +30,7 @@ Header* before(void* block) { return reinterpret_cast<Header*>(static_cast<char*
 std::size_t round_up(std::size_t bytes, std::size_t to) { return (bytes + to - 1) / to * to; }
 
 Header* allocate(std::size_t bytes) {
-  const bool large = bytes >= kHugePage;
+  const bool large = bytes >= kHugeBlock;
   const std::size_t total = round_up(bytes + kLine, large ? kHugePage : kLine);
   void* memory = std::aligned_alloc(large ? kHugePage : kLine, total);
   if (!memory) throw std::bad_alloc();

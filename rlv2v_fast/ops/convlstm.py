@@ -40,7 +40,7 @@ def convlstm(
         h0, c0: (B, K, H, W) initial state; None is zeros.
         peephole: (3, K), weights of c on i, f and o; None for none.
         lengths: (B,) integers in [0, T]; from step lengths[b] on, sample b holds its state and outputs zeros.
-        exact: True sums as a plain convolution does. False lets a fused kernel use Winograd's F(4x4, 3x3) for 3x3
+        exact: True sums as a plain convolution does. False lets a fused kernel use Winograd's algorithm for 3x3 and 5x5
             kernels in float32: up to 1e-5 of absolute error in the output, and 3e-5 of its largest entry in a gradient.
         memory: what a fused kernel keeps for the backward. "fast" keeps the gates, "low" recomputes them.
         cuda_graph: replay the Triton sequence as a CUDA graph captured at the first call with these shapes; only for

@@ -29,6 +29,7 @@ SHAPES = [
     (2, 2, 3, 4, 4, 16, 1, 1),
     (1, 2, 2, 3, 2, 4, 7, 5),
     (1, 3, 18, 13, 12, 33, 3, 3),
+    (1, 3, 3, 7, 10, 17, 5, 5),
 ]
 
 
@@ -283,7 +284,7 @@ def test_nan_reaches_what_depends_on_it(where: str, exact: bool) -> None:
     inputs = [t.detach() for t in arguments((1, 2, 2, 12, 12, 3, 3, 3), torch.float32) if t is not None]
     inputs[names.index(where)].view(-1)[0] = float("nan")
     got, want = (convlstm(*inputs, backend=backend, exact=exact)[0].isnan() for backend in ("cpp", "reference"))
-    # Winograd spreads a NaN over the 4x4 tiles it touches; it never loses one.
+    # Winograd spreads a NaN over the tiles it touches; it never loses one.
     assert torch.equal(got & want, want)
     if exact:
         assert torch.equal(got, want)
@@ -361,14 +362,14 @@ import torch, sys
 torch.manual_seed(0)
 from rlv2v_fast.ops.convlstm import convlstm
 for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 3e-5)):
-    for k, exact in ((17, False), (17, True), (9, False)):
-        args = [torch.randn(2, 3, 5, 9, 11), torch.randn(4 * k, 5 + k, 3, 3) / 14, torch.randn(4 * k)]
+    for k, size, exact in ((17, 3, False), (17, 3, True), (9, 3, False), (17, 5, False)):
+        args = [torch.randn(2, 3, 5, 9, 11), torch.randn(4 * k, 5 + k, size, size) / 5 / size, torch.randn(4 * k)]
         args = [t.to(dtype).requires_grad_() for t in args]
         wide = [t.detach().double().requires_grad_() for t in args]
         out, ref = convlstm(*args, backend="cpp", exact=exact), convlstm(*wide, backend="reference")
         grads = [torch.autograd.grad(o[0].square().sum() + o[2].sum(), a) for o, a in ((out, args), (ref, wide))]
         for got, want in zip([*out, *grads[0]], [*ref, *grads[1]]):
-            assert (got - want).abs().max() <= tolerance * want.abs().max().clamp_min(1), (dtype, k, exact)
+            assert (got - want).abs().max() <= tolerance * want.abs().max().clamp_min(1), (dtype, k, size, exact)
 print("agrees")
 """
 
