@@ -16,8 +16,8 @@ from rlv2v_fast.ops.blocks import (
     norm_add_relu_norm,
     norm_add_relu_pool_norm,
     norm_relu,
-    upsample,
 )
+from rlv2v_fast.ops.upsample_conv import upsample_conv
 
 ConvState = Tensor | None
 BlockState = tuple[ConvState, ConvState]
@@ -75,9 +75,13 @@ class R(nn.Module):
     def _residual(self, x: Tensor, state: BlockState | None) -> tuple[Tensor, BlockState]:
         """F(x) before its last normalization."""
         first, second = state or (None, None)
-        u, first = self.conv1.stream(x, first)
+        u, first = self._enter(x, first)
         v, second = self.conv2.stream(norm_relu(u, FusibleNorm(self.bn1), backend=self.backend), second)
         return v, (first, second)
+
+    def _enter(self, x: Tensor, history: ConvState) -> tuple[Tensor, ConvState]:
+        """The first convolution."""
+        return self.conv1.stream(x, history)
 
     def _shortcut(self, x: Tensor) -> Tensor:
         return x if self.skip is None else self.skip(x)
@@ -102,7 +106,8 @@ class RPB(R):
 class URB(R):
     """Spatial nearest 2x upsampling, then R, then normalization: (B, C, T, H, W) to (B, O, T, 2H, 2W).
 
-    The shortcut stays at low resolution: a 1x1x1 convolution commutes with nearest upsampling, which the sum does.
+    The upsampled x is never made: conv1 reads x itself, and so does the shortcut, a 1x1x1 convolution commuting with
+    nearest upsampling. The state, too, holds frames of the size of x.
 
     Arguments as of R. Source: Figure 4, block URB.
     """
@@ -112,6 +117,9 @@ class URB(R):
         self.bn3 = make_norm(norm, out_channels)
 
     def stream(self, x: Tensor, state: BlockState | None) -> tuple[Tensor, BlockState]:
-        v, state = self._residual(upsample(x), state)
+        v, state = self._residual(x, state)
         norms = FusibleNorm(self.bn2), FusibleNorm(self.bn3)
         return norm_add_relu_norm(v, norms[0], self._shortcut(x), norms[1], backend=self.backend), state
+
+    def _enter(self, x: Tensor, history: ConvState) -> tuple[Tensor, ConvState]:
+        return upsample_conv(x, self.conv1.weight, history, backend=self.backend)

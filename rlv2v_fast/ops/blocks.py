@@ -37,14 +37,19 @@ def causal_conv3d(
     Raises:
         ValueError: x is not five-dimensional, its channels are not those of weight, or history does not fit.
     """
+    check_causal_conv3d(x, weight, history)
+    before = weight.shape[2] - 1
+    padded = with_history(x, before, history)
+    return _conv3d(padded, weight, bias), padded[:, :, padded.shape[2] - before :] if before else None
+
+
+def check_causal_conv3d(x: Tensor, weight: Tensor, history: Tensor | None) -> None:
+    """ValueError unless x (B, C, T, H, W) and its history fit the kernel (O, C, kt, kh, kw)."""
     if x.dim() != 5 or x.shape[1] != weight.shape[1]:
         raise ValueError(f"x must have shape (B, {weight.shape[1]}, T, H, W); got {tuple(x.shape)}")
     wanted = (x.shape[0], x.shape[1], weight.shape[2] - 1, x.shape[3], x.shape[4])
     if history is not None and history.shape != wanted:
         raise ValueError(f"history must have shape {wanted}; got {tuple(history.shape)}")
-    before = weight.shape[2] - 1
-    padded = with_history(x, before, history)
-    return _conv3d(padded, weight, bias), padded[:, :, padded.shape[2] - before :] if before else None
 
 
 def _conv3d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -137,8 +142,3 @@ def norm_add_relu_pool_norm(
     norm.update(*measured, _count(x))
     again.update(*measured_again, _count(z))
     return z
-
-
-def upsample(x: Tensor) -> Tensor:
-    """Nearest upsampling of (B, C, T, H, W) to (B, C, T, 2H, 2W)."""
-    return upsample_reference(x)
