@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.library import opcheck
 
+from rlv2v_fast.ops.bn import bn_refusal
 from rlv2v_fast.ops.bn_stats import bn_stats
 from tests.ops.bn_cases import LAYOUTS, SHAPES, clip, needs_cpp
 
@@ -85,3 +86,7 @@ def test_cuda_matches_the_reference(shape, layout):
     for per_frame in (False, True):
         ours, wanted = (bn_stats(x, per_frame=per_frame, backend=backend) for backend in ("cpp", "reference"))
         torch.testing.assert_close(ours, wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_a_device_without_kernels_is_refused():
+    assert "exists for the CPU alone, not for meta" in bn_refusal(torch.empty(1, 2, 3, 4, 5, device="meta"))
