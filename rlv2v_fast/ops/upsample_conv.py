@@ -19,9 +19,9 @@ _TAPS = ((0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 
 
 def upsample_conv(
-    x: Tensor, weight: Tensor, history: Tensor | None = None, *, backend: str = "auto"
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, history: Tensor | None = None, *, backend: str = "auto"
 ) -> tuple[Tensor, Tensor]:
-    """causal_conv3d(upsample(x), weight).
+    """causal_conv3d(upsample(x), weight, bias).
 
     Two of three upsampled rows and columns that a kernel meets are equal, so each of the four output phases is a 2x2
     convolution of x with summed weights, 2.25 times fewer multiplications. Together they are one transposed convolution
@@ -29,7 +29,7 @@ def upsample_conv(
     weight. Gradients, of any order, are PyTorch's own.
 
     Args:
-        x: (B, C, T, H, W). weight: (O, C, 3, 3, 3).
+        x: (B, C, T, H, W). weight: (O, C, 3, 3, 3). bias: (O,) or None.
         history: (B, C, 2, H, W), the frames before x; None is zeros.
         backend: "reference" upsamples and convolves; others, on a CPU in float32, use the transposed convolution where
             it was measured to be faster.
@@ -46,10 +46,10 @@ def upsample_conv(
     check_causal_conv3d(x, weight, history)
     padded = with_history(x, 2, history)
     if backend != "reference" and is_worthwhile(x, weight):
-        y = _transposed(padded, weight)
+        y = _transposed(padded, weight, bias)
     else:
         before = None if history is None else upsample_reference(history)
-        y, _ = causal_conv3d(upsample_reference(x), weight, None, before)
+        y, _ = causal_conv3d(upsample_reference(x), weight, bias, before)
     return y, padded[:, :, padded.shape[2] - 2 :]
 
 
@@ -58,9 +58,9 @@ def is_worthwhile(x: Tensor, weight: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() * weight.shape[0] >= _WORTHWHILE
 
 
-def _transposed(padded: Tensor, weight: Tensor) -> Tensor:
+def _transposed(padded: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The transposed convolution of x with its two frames of history in front."""
     taps = weight.new_tensor(_TAPS)
     kernel = torch.einsum("ph,qw,octhw->cotpq", taps, taps, weight).flip(2)
     # The padding crops what depends on frames outside, and the outermost row and column of each side.
-    return F.conv_transpose3d(padded, kernel, stride=(1, 2, 2), padding=(2, 1, 1))
+    return F.conv_transpose3d(padded, kernel, bias, stride=(1, 2, 2), padding=(2, 1, 1))
