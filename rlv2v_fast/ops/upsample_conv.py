@@ -10,8 +10,9 @@ from rlv2v_fast.ops.backends import check_backend
 from rlv2v_fast.ops.blocks import causal_conv3d, check_causal_conv3d
 from rlv2v_fast.reference.blocks import upsample_reference, with_history
 
-# Numbers of x times output channels from which the transposed convolution was faster (docs/performance.md).
-_WORTHWHILE = 1 << 16
+# From these sizes on the transposed convolution was faster (docs/performance.md): numbers of x times output channels,
+# and pixels, to which it owes the time that summing the weights takes.
+_WORTHWHILE, _PIXELS = 1 << 16, 256
 
 # Row k of the transposed kernel sums these of the three rows of the kernel. An output row 2i sees the upsampled rows
 # 2i-1, 2i, 2i+1, which are the low rows i-1, i, i; an output row 2i+1 sees i, i, i+1.
@@ -55,7 +56,9 @@ def upsample_conv(
 
 def is_worthwhile(x: Tensor, weight: Tensor) -> bool:
     """Whether the transposed convolution was measured to be faster for such an input and kernel."""
-    return x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() * weight.shape[0] >= _WORTHWHILE
+    if x.device.type != "cpu" or x.dtype != torch.float32:
+        return False
+    return x.numel() * weight.shape[0] >= _WORTHWHILE and x.numel() >= _PIXELS * x.shape[1]
 
 
 def _transposed(padded: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

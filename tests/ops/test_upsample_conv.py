@@ -35,14 +35,14 @@ def test_transposed_convolution_is_upsampling_and_convolution(batch, frames, siz
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_a_stream_in_pieces_equals_the_whole(backend):
-    x, weight = torch.randn(2, 4, 6, 8, 8), torch.randn(64, 4, 3, 3, 3)
-    assert is_worthwhile(x[:, :, :2], weight)
+    x, weight = torch.randn(2, 4, 6, 16, 16), torch.randn(64, 4, 3, 3, 3)
+    assert is_worthwhile(x[:, :, :1], weight)
     whole, _ = upsample_conv(x, weight, backend=backend)
     parts, history = [], None
     for piece in x.split([2, 3, 1], dim=2):
         y, history = upsample_conv(piece, weight, None, history, backend=backend)
         parts.append(y)
-    assert history.shape == (2, 4, 2, 8, 8)
+    assert history.shape == (2, 4, 2, 16, 16)
     torch.testing.assert_close(torch.cat(parts, 2), whole, rtol=1e-4, atol=1e-4)
 
 
@@ -68,7 +68,8 @@ def test_only_float32_of_some_size_is_worthwhile():
     weight = torch.zeros(64, 16, 3, 3, 3)
     assert is_worthwhile(torch.zeros(1, 16, 8, 8, 8), weight)
     assert not is_worthwhile(torch.zeros(1, 16, 8, 8, 8).double(), weight.double())
-    assert not is_worthwhile(torch.zeros(1, 16, 1, 4, 4), weight[:2])
+    assert not is_worthwhile(torch.zeros(1, 16, 16, 4, 4), weight[:2])
+    assert not is_worthwhile(torch.zeros(1, 64, 1, 8, 8), weight)
 
 
 def test_arguments_that_do_not_fit_are_named():
