@@ -6,9 +6,11 @@ before; None starts a clip. In eval mode, streaming a clip in pieces gives what 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
 
-from rlv2v_fast.nn.norm import FusibleNorm, make_norm
+from rlv2v_fast.nn.norm import FusibleNorm, fold, make_norm
 from rlv2v_fast.ops.backends import check_backend
 from rlv2v_fast.ops.blocks import (
     causal_conv3d,
@@ -18,6 +20,9 @@ from rlv2v_fast.ops.blocks import (
     norm_relu,
 )
 from rlv2v_fast.ops.upsample_conv import upsample_conv
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 ConvState = Tensor | None
 BlockState = tuple[ConvState, ConvState]
@@ -72,6 +77,22 @@ class R(nn.Module):
         v, state = self._residual(x, state)
         return norm_add_relu(v, FusibleNorm(self.bn2), self._shortcut(x), backend=self.backend), state
 
+    def fuse(self) -> Self:
+        """Fold bn1 and bn2 into conv1 and conv2 for inference, in place; returns self.
+
+        Only batch normalization with running statistics folds; bn3 cannot, a ReLU precedes it and padding follows.
+        Outputs change by rounding, the state dict by its entries: fuse a copy of what is to be trained or saved.
+
+        Raises:
+            RuntimeError: a normalization that would fold is in training mode.
+        """
+        for conv, name in ((self.conv1, "bn1"), (self.conv2, "bn2")):
+            norm = getattr(self, name)
+            if isinstance(norm, nn.BatchNorm3d) and norm.running_mean is not None:
+                fold(conv, norm)
+                setattr(self, name, nn.Identity())
+        return self
+
     def _residual(self, x: Tensor, state: BlockState | None) -> tuple[Tensor, BlockState]:
         """F(x) before its last normalization."""
         first, second = state or (None, None)
@@ -122,4 +143,4 @@ class URB(R):
         return norm_add_relu_norm(v, norms[0], self._shortcut(x), norms[1], backend=self.backend), state
 
     def _enter(self, x: Tensor, history: ConvState) -> tuple[Tensor, ConvState]:
-        return upsample_conv(x, self.conv1.weight, history, backend=self.backend)
+        return upsample_conv(x, self.conv1.weight, self.conv1.bias, history, backend=self.backend)

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -204,3 +206,25 @@ def test_half_precision_runs_the_reference_and_an_explicit_backend_says_why_not(
     assert RPB(2, 3).to(dtype)(x).dtype == dtype
     with pytest.raises(RuntimeError, match=r"the C\+\+ kernel takes float32 and float64"):
         RPB(2, 3, backend="cpp").to(dtype)(x)
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_fuse_changes_outputs_by_rounding_only(kind, backend, norm):
+    block = kind(3, 5, norm=norm, backend=backend).double()
+    x = torch.randn(2, 3, 3, 6, 8, dtype=torch.float64)
+    for _ in range(3):
+        block(torch.randn_like(x) + 1)  # running statistics away from 0 and 1
+    wanted, state = block.eval().stream(x, None)
+    folded = copy.deepcopy(block).fuse()
+    torch.testing.assert_close(folded.stream(x, None)[0], wanted, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(folded.stream(x, state)[0], block.stream(x, state)[0], rtol=1e-12, atol=1e-12)
+    assert isinstance(folded.bn1, torch.nn.Identity) == (norm == "batch")
+    assert isinstance(block.bn1, torch.nn.Identity) is False
+
+
+def test_fuse_refuses_batch_statistics():
+    with pytest.raises(RuntimeError, match="only a normalization in eval mode folds into a convolution"):
+        R(2, 3).fuse()
+    assert R(2, 3, norm="instance").fuse() is not None

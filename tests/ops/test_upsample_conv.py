@@ -13,10 +13,10 @@ def always_transposed(monkeypatch):
     monkeypatch.setattr(module, "is_worthwhile", lambda x, weight: True)
 
 
-def written_out(x, weight, history=None):
+def written_out(x, weight, bias=None, history=None):
     before = torch.zeros_like(x[:, :, :1]).repeat(1, 1, 2, 1, 1) if history is None else history
     up = F.interpolate(torch.cat([before, x], 2), scale_factor=(1, 2, 2), mode="nearest")
-    return F.conv3d(up, weight, padding=(0, 1, 1))
+    return F.conv3d(up, weight, bias, padding=(0, 1, 1))
 
 
 @pytest.mark.usefixtures("always_transposed")
@@ -27,21 +27,22 @@ def written_out(x, weight, history=None):
 def test_transposed_convolution_is_upsampling_and_convolution(batch, frames, size, layout):
     x = torch.randn(batch, 3, frames, *size, dtype=torch.float64).contiguous(memory_format=layout)
     weight = torch.randn(4, 3, 3, 3, 3, dtype=torch.float64)
-    for history in (None, torch.randn(batch, 3, 2, *size, dtype=torch.float64)):
-        y, _ = upsample_conv(x, weight, history)
-        torch.testing.assert_close(y, written_out(x, weight, history), rtol=1e-12, atol=1e-12)
+    history = torch.randn(batch, 3, 2, *size, dtype=torch.float64)
+    for more in ((), (torch.randn(4, dtype=torch.float64), history), (None, history)):
+        y, _ = upsample_conv(x, weight, *more)
+        torch.testing.assert_close(y, written_out(x, weight, *more), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_a_stream_in_pieces_equals_the_whole(backend):
-    x, weight = torch.randn(2, 4, 6, 8, 8), torch.randn(64, 4, 3, 3, 3)
-    assert is_worthwhile(x[:, :, :2], weight)
+    x, weight = torch.randn(2, 4, 6, 16, 16), torch.randn(64, 4, 3, 3, 3)
+    assert is_worthwhile(x[:, :, :1], weight)
     whole, _ = upsample_conv(x, weight, backend=backend)
     parts, history = [], None
     for piece in x.split([2, 3, 1], dim=2):
-        y, history = upsample_conv(piece, weight, history, backend=backend)
+        y, history = upsample_conv(piece, weight, None, history, backend=backend)
         parts.append(y)
-    assert history.shape == (2, 4, 2, 8, 8)
+    assert history.shape == (2, 4, 2, 16, 16)
     torch.testing.assert_close(torch.cat(parts, 2), whole, rtol=1e-4, atol=1e-4)
 
 
@@ -50,8 +51,9 @@ def test_first_and_second_derivatives():
     x = torch.randn(1, 2, 2, 2, 3, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(2, 2, 3, 3, 3, dtype=torch.float64, requires_grad=True)
     history = torch.randn(1, 2, 2, 2, 3, dtype=torch.float64, requires_grad=True)
-    torch.autograd.gradcheck(lambda *a: upsample_conv(*a)[0], (x, weight, history))
-    torch.autograd.gradgradcheck(lambda *a: upsample_conv(*a)[0], (x, weight, history))
+    bias = torch.randn(2, dtype=torch.float64, requires_grad=True)
+    torch.autograd.gradcheck(lambda *a: upsample_conv(*a)[0], (x, weight, bias, history))
+    torch.autograd.gradgradcheck(lambda *a: upsample_conv(*a)[0], (x, weight, bias, history))
 
 
 def test_float32_error_is_within_twice_that_of_upsampling_and_convolution():
@@ -66,7 +68,8 @@ def test_only_float32_of_some_size_is_worthwhile():
     weight = torch.zeros(64, 16, 3, 3, 3)
     assert is_worthwhile(torch.zeros(1, 16, 8, 8, 8), weight)
     assert not is_worthwhile(torch.zeros(1, 16, 8, 8, 8).double(), weight.double())
-    assert not is_worthwhile(torch.zeros(1, 16, 1, 4, 4), weight[:2])
+    assert not is_worthwhile(torch.zeros(1, 16, 16, 4, 4), weight[:2])
+    assert not is_worthwhile(torch.zeros(1, 64, 1, 8, 8), weight)
 
 
 def test_arguments_that_do_not_fit_are_named():
@@ -75,4 +78,4 @@ def test_arguments_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match=r"x must have shape \(B, 2, T, H, W\); got \(1, 3, 1, 2, 2\)"):
         upsample_conv(torch.zeros(1, 3, 1, 2, 2), torch.zeros(2, 2, 3, 3, 3))
     with pytest.raises(ValueError, match=r"history must have shape \(1, 2, 2, 2, 2\); got \(1, 2, 2, 4, 4\)"):
-        upsample_conv(torch.zeros(1, 2, 1, 2, 2), torch.zeros(2, 2, 3, 3, 3), torch.zeros(1, 2, 2, 4, 4))
+        upsample_conv(torch.zeros(1, 2, 1, 2, 2), torch.zeros(2, 2, 3, 3, 3), None, torch.zeros(1, 2, 2, 4, 4))
