@@ -21,7 +21,6 @@ from bench.cases import (
     SYSTEM_REPLAY,
     SYSTEM_STREAM,
     SYSTEM_TRAIN,
-    Call,
     Calls,
     Case,
     Operation,
@@ -71,8 +70,6 @@ def stream_calls(case: Case, backend: str, setting: Setting) -> Calls:
     """One piece of T frames of an endless video, from tensor to tensor."""
     from rlv2v_fast.models.rlv2vgan import RLV2VGAN, ModelConfig
 
-    if backend == "compile":
-        raise UnavailableError("streaming is not compiled")
     width = 2 if case.name.endswith("tiny") else 64 if setting.device.type == "cuda" else 16
     model = RLV2VGAN(ModelConfig(width=width, critics=False), backend=OPERATOR_BACKENDS[backend])
     model = model.to(setting.device).eval()
@@ -85,8 +82,6 @@ def replay_calls(case: Case, backend: str, setting: Setting) -> Calls:
     """N transitions stored in, or drawn from, a full buffer."""
     from rlv2v_fast.rl.replay import ReplayBuffer, Transitions
 
-    if backend != "ours":
-        raise UnavailableError("the replay buffer has one implementation")
     count, shape = case.shape["N"], (3, case.shape["H"], case.shape["W"])
     new = Transitions(
         state=torch.rand(count, 3, *shape) * 2 - 1,
@@ -119,8 +114,6 @@ def decode_calls(case: Case, backend: str, setting: Setting) -> Calls:
     from rlv2v_fast.data.video import read_frames
     from rlv2v_fast.data.writer import VideoWriter
 
-    if backend != "ours":
-        raise UnavailableError("decoding has one implementation")
     side, path = case.shape["H"], Path(_video_folder().name) / f"{case.name}.mp4"
     with VideoWriter(path, side, side, 25) as writer:
         for frame in figure1_pair(0, case.shape["T"], side)[1]:
@@ -130,16 +123,12 @@ def decode_calls(case: Case, backend: str, setting: Setting) -> Calls:
 
 def import_calls(case: Case, backend: str, setting: Setting) -> Calls:
     """A Python process that imports the package, torch alone, or nothing."""
-    if backend not in IMPORTS:
-        raise UnavailableError(f"importing has the backends {', '.join(IMPORTS)}")
     command = [sys.executable, "-c", IMPORTS[backend]]
     return {"run": lambda: subprocess.run(command, cwd=ROOT, check=True)}
 
 
 def wheel_calls(case: Case, backend: str, setting: Setting) -> Calls:
     """Nothing to time; the value is the size."""
-    if backend != "ours":
-        raise UnavailableError("there is one wheel")
     newest_wheel()
     return {"run": lambda: None}
 
@@ -168,12 +157,16 @@ def part(case: Case) -> str:
     return case.name.split("-")[0]
 
 
+def applies(case: Case, backend: str) -> bool:
+    """Only training compiles; what has no operator beneath it has one implementation."""
+    backends = {"train": tuple(OPERATOR_BACKENDS), "import": tuple(IMPORTS)}
+    backends |= dict.fromkeys(("stream", "latency"), ("ours", "reference"))
+    return backend in backends.get(part(case), ("ours",))
+
+
 def prepare(case: Case, backend: str, setting: Setting) -> Calls:
-    """Calls of one backend; the trainer's precision is what the device gets by default, float32 otherwise."""
-    if backend not in OPERATOR_BACKENDS and part(case) != "import":
-        raise UnavailableError(f"{part(case)} has no backend {backend}")
-    calls: dict[str, Call] = dict(PARTS[part(case)](case, backend, setting))
-    return calls
+    """Calls of one backend."""
+    return PARTS[part(case)](case, backend, setting)
 
 
 def value(case: Case, seconds: float) -> tuple[float, str]:
@@ -201,6 +194,7 @@ OPERATIONS = (
         phases=("run",),
         layouts=("contiguous",),
         value=value,
+        applies=applies,
         system=True,
     ),
 )

@@ -68,6 +68,7 @@ class Operation:
     prepare: (case, backend, setting) -> calls by phase; UnavailableError or ImportError where it cannot run.
     count: (case, phase, dtype) -> Work, or None where counting makes no sense.
     value: (case, seconds of a call) -> figure and unit, such as frames per second.
+    applies: (case, backend) -> whether the two go together at all; where not, there is no row.
     system: True for parts of the whole system, which have no phases and no naive peer.
     """
 
@@ -79,6 +80,7 @@ class Operation:
     layouts: tuple[str, ...] = ("contiguous", "channels_last")
     count: Callable[[Case, str, torch.dtype], Work] | None = None
     value: Callable[[Case, float], tuple[float, str]] | None = None
+    applies: Callable[[Case, str], bool] | None = None
     system: bool = False
 
 

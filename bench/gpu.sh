@@ -83,19 +83,19 @@ stage info 30 "${shell[@]}" info
 if [ -z "$rehearse" ]; then
   stage wheel 40 "$python" setup.py --quiet bdist_wheel --dist-dir dist
   # shellcheck disable=SC2086
-  stage tests 150 "$python" -m pytest -m gpu -p no:cacheprovider --color=no -ra $gpu_tests
-  stage ops 80 "${bench[@]}" run --op convlstm --out "$rows" --memory --rounds 15 --budget 70 \
+  stage tests 130 "$python" -m pytest -m gpu -p no:cacheprovider --color=no -ra $gpu_tests
+  stage ops 120 "${bench[@]}" run --op convlstm --out "$rows" --memory --rounds 15 --budget 105 \
     --backend naive reference cpp triton triton-low triton-fused conv
-  stage layout 40 "${bench[@]}" run --op convlstm --out "$rows" --dtype bfloat16 --layout channels_last --rounds 15 \
-    --budget 30 --backend naive triton triton-fused conv
-  stage system 60 "${bench[@]}" run --op system --out "$rows" --backend ours reference --rounds 3 --budget 45
+  # Compiling an unrolled sequence takes long: each phase of a case is in the file once it is done.
+  stage compile 110 "${bench[@]}" run --op convlstm --out "$rows" --dtype bfloat16 --rounds 15 --budget 60 \
+    --backend naive compile triton --case A BIG
+  stage system 60 "${bench[@]}" run --op system --out "$rows" --backend ours reference --rounds 3 --budget 40
   stage install 25 "${bench[@]}" run --op system --out "$rows" --device cpu --rounds 3 --backend ours python torch \
     --case replay-add replay-sample decode-256 import wheel
+  stage layout 40 "${bench[@]}" run --op convlstm --out "$rows" --dtype bfloat16 --layout channels_last --rounds 15 \
+    --budget 30 --backend naive triton triton-fused conv
   stage scaling 40 "${bench[@]}" scaling --op convlstm --out "$rows" --dtype bfloat16 --phase fwd --rounds 9 \
     --budget 30 --backend naive triton conv
-  # Compiling an unrolled sequence takes long, so torch.compile comes last and each case is in the file once it is done.
-  stage compile 200 "${bench[@]}" run --op convlstm --out "$rows" --dtype bfloat16 --rounds 15 --budget 120 \
-    --backend naive compile triton --phase fwd fwd_bwd --case A C BIG B D
 else
   # shellcheck disable=SC2086
   stage tests 120 "$python" -m pytest -m gpu -p no:cacheprovider --color=no -ra $gpu_tests

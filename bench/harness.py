@@ -132,7 +132,7 @@ class Ceilings:
 
 
 def measure_ceilings(setting: Setting, clock: str, *, tiny: bool = False) -> Ceilings:
-    """Best of a few large copies and matrix products in the setting's dtype."""
+    """Best of a few large copies and matrix products in the setting's dtype; in TF32 where convolutions use it."""
     on_gpu = setting.device.type == "cuda"
     mib, side = (512, 8192) if on_gpu else (64, 1024)
     mib, side = (1, 64) if tiny else (mib, side)
@@ -147,6 +147,8 @@ def measure_ceilings(setting: Setting, clock: str, *, tiny: bool = False) -> Cei
     def multiply() -> None:
         torch.mm(a, a, out=product)
 
+    if on_gpu:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     times = interleave({"copy": copy, "matmul": multiply}, 10 if on_gpu else 4, clock)
     best = {name: max(min(values), 1e-9) for name, values in times.items()}
     return Ceilings(2 * mib * MIB / best["copy"] / 1e9, 2 * side**3 / best["matmul"] / 1e9)
@@ -183,6 +185,7 @@ def measure(
     operation: Operation, case: Case, setting: Setting, backends: Sequence[str], phases: Sequence[str], plan: Plan
 ) -> Iterator[list[Row]]:
     """The rows of one case, phase by phase; backends that cannot run it give a row that says why."""
+    backends = [name for name in backends if operation.applies is None or operation.applies(case, name)]
     prepared, refused = prepare_all(operation, case, setting, backends)
     for phase in phases:
         calls = {name: made[phase] for name, made in prepared.items() if phase in made}

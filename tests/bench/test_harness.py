@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from bench import cli, regression
+from bench import bench_system, cli, regression
 from bench.bench_convlstm import BACKENDS, count, prepare
 from bench.cases import CONVLSTM, Case, Operation, Setting, UnavailableError, Work, operations, sweep_cases
 from bench.harness import (
@@ -166,11 +166,26 @@ def test_run_writes_rows_and_prints_where(tmp_path, capsys):
     assert f"2 rows in {out}" in capsys.readouterr().out
 
 
-def test_the_system_names_what_it_cannot_measure():
+def test_the_system_has_rows_only_for_backends_that_its_parts_have():
     system = operations()["system"]
-    case = next(case for case in system.cases if case.name == "replay-add")
-    with pytest.raises(UnavailableError, match="one implementation"):
-        system.prepare(case, "reference", CPU)
+    cases = {case.name: case for case in system.cases}
+    assert system.applies is not None
+    having = {
+        name: [b for b in system.backends if system.applies(cases[name], b)]
+        for name in ("train-32", "stream-64", "replay-add", "import")
+    }
+    assert having == {
+        "train-32": ["ours", "reference", "compile"],
+        "stream-64": ["ours", "reference"],
+        "replay-add": ["ours"],
+        "import": ["ours", "python", "torch"],
+    }
+
+
+def test_a_wheel_that_does_not_exist_is_said_to_be_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_system, "ROOT", tmp_path)
+    with pytest.raises(UnavailableError, match="dist/ holds no wheel"):
+        bench_system.newest_wheel()
 
 
 def test_replay_throughput_is_transitions_over_seconds():
