@@ -118,7 +118,11 @@ def ratio(base: Sequence[float] | None, values: Sequence[float]) -> float | None
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What this device did in this run: a large copy in GB/s (reads and writes counted) and a large product."""
+    """What this device did in this run: a large copy in GB/s (reads and writes counted), and a large product.
+
+    The product is a matrix product or a 3x3 convolution of many channels, whichever ran faster: on some processors the
+    library for matrices uses narrower vectors than the one for convolutions.
+    """
 
     copy_gbs: float
     matmul_gflops: float
@@ -134,24 +138,26 @@ class Ceilings:
 def measure_ceilings(setting: Setting, clock: str, *, tiny: bool = False) -> Ceilings:
     """Best of a few large copies and matrix products in the setting's dtype; in TF32 where convolutions use it."""
     on_gpu = setting.device.type == "cuda"
-    mib, side = (512, 8192) if on_gpu else (64, 1024)
-    mib, side = (1, 64) if tiny else (mib, side)
+    mib, side, images, channels = (512, 8192, 64, 512) if on_gpu else (64, 1024, 4, 256)
+    mib, side, images, channels = (1, 64, 1, 8) if tiny else (mib, side, images, channels)
     source = torch.ones(mib * MIB, dtype=torch.uint8, device=setting.device)
     target = torch.empty_like(source)
     a = torch.randn(side, side, device=setting.device).to(setting.dtype)
     product = torch.empty_like(a)
-
-    def copy() -> None:
-        target.copy_(source)
-
-    def multiply() -> None:
-        torch.mm(a, a, out=product)
-
+    image = torch.randn(images, channels, 32, 32, device=setting.device).to(setting.dtype)
+    image = image.contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(channels, channels, 3, 3, device=setting.device).to(setting.dtype)
+    calls: dict[str, Call] = {
+        "copy": lambda: target.copy_(source),
+        "matmul": lambda: torch.mm(a, a, out=product),
+        "conv": lambda: torch.conv2d(image, weight, padding=1),
+    }
     if on_gpu:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
-    times = interleave({"copy": copy, "matmul": multiply}, 10 if on_gpu else 4, clock)
+    times = interleave(calls, 10 if on_gpu else 4, clock)
     best = {name: max(min(values), 1e-9) for name, values in times.items()}
-    return Ceilings(2 * mib * MIB / best["copy"] / 1e9, 2 * side**3 / best["matmul"] / 1e9)
+    rates = (2 * side**3 / best["matmul"], 2 * images * 32 * 32 * channels**2 * 9 / best["conv"])
+    return Ceilings(2 * mib * MIB / best["copy"] / 1e9, max(rates) / 1e9)
 
 
 @dataclass(frozen=True)
