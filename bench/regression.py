@@ -18,7 +18,9 @@ import torch
 from bench.cases import Setting, operations
 from bench.harness import Plan, Row, measure
 
-BAND = 0.2
+# Neighbours on a shared processor take its cache from one peer more than from another: two runs a minute apart gave
+# ratios of 2.0 and 2.9.
+BAND = 0.35
 BASELINE = "baseline.json"
 
 

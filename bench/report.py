@@ -40,13 +40,16 @@ def is_gpu(row: Row) -> bool:
     return row["clock"] == "events"
 
 
-def markdown(rows: Iterable[Row]) -> str:
-    """Tables of the newest rows by device; slower cases are listed like the others."""
+def markdown(rows: Iterable[Row], *, full: bool = True) -> str:
+    """Tables of the newest rows by device; slower cases are listed like the others.
+
+    full: a line for each row. Otherwise a line for each case with the gains of all backends over naive.
+    """
     rows = newest(rows)
     lines: list[str] = []
     devices = list(dict.fromkeys(row["device"] for row in rows))
     for device in devices:
-        lines += [*device_table(device, [row for row in rows if row["device"] == device]), ""]
+        lines += [*device_table(device, [row for row in rows if row["device"] == device], full), ""]
     if not any(not is_gpu(row) for row in rows):
         lines += ["CPU: not yet measured", ""]
     if not any(is_gpu(row) for row in rows):
@@ -54,27 +57,55 @@ def markdown(rows: Iterable[Row]) -> str:
     return "\n".join(lines)
 
 
-def device_table(device: str, rows: Sequence[Row]) -> list[str]:
+def device_table(device: str, rows: Sequence[Row], full: bool) -> list[str]:
     """The ratios of operations, the figures of the system, and the exponents of scaling runs."""
     lines = [f"**{device}**: {conditions(rows)}", ""]
     operations = [row for row in rows if row["phase"] is not None and row["sweep"] is None]
     system = [row for row in rows if row["phase"] is None]
     if operations:
-        lines += [
-            "| op | case | dtype | layout | phase | backend | p50 ms (p20 to p80) | over naive | over torch.compile "
-            "| graph p50 ms | over naive, both graphs | of ceilings | peak MiB |",
-            "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
-            *(operation_line(row) for row in sorted(operations, key=lambda row: [str(v) for v in key_of(row)[1:6]])),
-        ]
+        operations.sort(key=lambda row: [str(value) for value in key_of(row)[1:6]])
+        lines += [*(operation_lines(operations) if full else gain_lines(operations)), ""]
     if system:
-        lines += ["", "| system | backend | figure | p50 ms (p20 to p80) | over reference |", "|---|---|---|---|---|"]
-        lines += [system_line(row) for row in system]
+        lines += ["| system | backend | figure | p50 ms (p20 to p80) | over reference |", "|---|---|---|---|---|"]
+        lines += [*(system_line(row) for row in system), ""]
     exponents = scaling_exponents(rows)
     if exponents:
-        lines += ["", "Cost grows as size to the power of (T frames, B samples, HW pixels, K hidden channels):", ""]
+        lines += ["Cost grows as size to the power of (T frames, B samples, HW pixels, K hidden channels):", ""]
         lines += ["| op | phase | dtype | backend | size | exponent | points |", "|---|---|---|---|---|---|---|"]
         lines += ["| " + " | ".join(map(str, line)) + " |" for line in exponents]
     return lines
+
+
+def operation_lines(rows: Sequence[Row]) -> list[str]:
+    """A line for each row."""
+    return [
+        "| op | case | dtype | layout | phase | backend | p50 ms (p20 to p80) | over naive | over torch.compile "
+        "| graph p50 ms | over naive, both graphs | of ceilings | peak MiB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        *(operation_line(row) for row in rows),
+    ]
+
+
+def gain_lines(rows: Sequence[Row]) -> list[str]:
+    """A line for each case and phase: naive's time, and each other backend's gain over it."""
+    backends = [name for name in dict.fromkeys(row["backend"] for row in rows) if name != "naive"]
+    lines = ["| op | case | dtype | layout | phase | naive p50 ms (p20 to p80) | " + " | ".join(backends) + " |"]
+    lines.append("|---" * (6 + len(backends)) + "|")
+    cases: dict[tuple[str, ...], dict[str, Row]] = {}
+    for row in rows:
+        name = tuple(row[field] for field in ("op", "case", "dtype", "layout", "phase"))
+        cases.setdefault(name, {})[row["backend"]] = row
+    for name, found in cases.items():
+        naive = spread(found["naive"]) if "naive" in found else "–"
+        gains = [both_gains(found[backend]) if backend in found else "–" for backend in backends]
+        lines.append("| " + " | ".join([*name, naive, *gains]) + " |")
+    return lines
+
+
+def both_gains(row: Row) -> str:
+    """The gain over naive, and the one between the two as CUDA graphs where there is one."""
+    graphs = row["graph_ratio_to_naive"]
+    return gain(row["ratio_to_naive"]) + ("" if graphs is None else f" ({gain(graphs)} as graphs)")
 
 
 def conditions(rows: Sequence[Row]) -> str:
@@ -280,9 +311,8 @@ def run_compare(options: argparse.Namespace) -> int:
 def run_report(options: argparse.Namespace) -> int:
     """Print the tables, put them between the markers of the README, and draw the plots."""
     rows = read_rows([options.results])
-    text = markdown(rows)
-    print(text)
-    if options.readme is not None and not write_between_markers(options.readme, text):
+    print(markdown(rows))
+    if options.readme is not None and not write_between_markers(options.readme, markdown(rows, full=False)):
         print(f"{options.readme} has no {BEGIN} and {END}", file=sys.stderr)
         return 1
     for path in plot(rows, options.plots or (options.results if options.results.is_dir() else options.results.parent)):

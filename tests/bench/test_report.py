@@ -40,6 +40,16 @@ def test_losing_cases_are_in_the_table_and_bold():
     assert "| A | float32 | contiguous | fwd | cpp | 2 (1 to 3) | 2.00x |" in text
 
 
+def test_the_short_table_has_a_line_for_each_case_with_its_losses():
+    rows = [row(backend="naive", ratio_to_naive=1.0), row(), row(backend="cpp-low", ratio_to_naive=0.5)]
+    rows.append(row(backend="triton", clock="events", ratio_to_naive=4.0, graph_ratio_to_naive=0.75))
+    text = report.markdown(rows, full=False)
+    assert "| naive p50 ms (p20 to p80) | cpp | cpp-low | triton |" in text
+    assert "| fwd | 2 (1 to 3) |" in text
+    assert "**0.50x**" in text
+    assert "4.00x (**0.75x** as graphs)" in text
+
+
 def test_a_device_never_measured_is_said_to_be_so():
     assert "GPU: not yet measured" in report.markdown([row()])
     assert "CPU: not yet measured" in report.markdown([row(clock="events", device="Some GPU")])
