@@ -1,231 +1,211 @@
-"""ConvLSTM on the CPU: the fused layer against the naive one, in interleaved rounds.
+"""The ConvLSTM layer: the naive one, torch.compile, our backends, and its convolutions alone.
 
-    python -m bench.bench_convlstm                     every case: time, accuracy, memory, one-step latency
-    python -m bench.bench_convlstm --cases A --rounds 9 --sections time
-    python -m bench.bench_convlstm --threads 1 --clock cpu      processor time, for a machine that others use too
-    pytest bench/bench_convlstm.py                     the same calls under pytest-benchmark
-
-A ratio is naive / variant within one round, so that a slow moment of the machine hits both; the line gives the median
-of the ratios and their 20th and 80th percentile.
+python -m bench run --op convlstm                      time of every case, forward and with backward
+python -m bench run --op convlstm --threads 1 --clock cpu --memory    on a machine that others use too
+python -m bench.bench_convlstm                         accuracy of every case against float64 (CPU)
+pytest bench/bench_convlstm.py --benchmark-only        the same calls under pytest-benchmark
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from bench.cases import CONVLSTM, FLOOR, PHASES, Calls, Case, Operation, Setting, UnavailableError, Work
 from bench.peers import NaiveConvLSTM
 from rlv2v_fast.nn.convlstm import ConvLSTM
 
-
-@dataclass(frozen=True)
-class Case:
-    batch: int
-    steps: int
-    channels: int
-    size: int
-    hidden: int
-    kernel: int
-
-    def input(self) -> Tensor:
-        return torch.randn(self.batch, self.steps, self.channels, self.size, self.size)
-
-
-CASES = {
-    "A": Case(2, 10, 16, 64, 64, 3),
-    "B": Case(4, 16, 3, 64, 32, 3),
-    "C": Case(1, 8, 64, 32, 128, 3),
-    "D": Case(8, 10, 1, 64, 64, 5),
-}
-STREAMING = Case(1, 1, 64, 32, 64, 3)
 OURS: dict[str, dict[str, object]] = {
     "reference": {"backend": "reference"},
     "cpp": {"backend": "cpp"},
-    "cpp exact": {"backend": "cpp", "exact": True},
-    "cpp memory=low": {"backend": "cpp", "memory": "low"},
+    "cpp-exact": {"backend": "cpp", "exact": True},
+    "cpp-low": {"backend": "cpp", "memory": "low"},
+    "triton": {"backend": "triton"},
+    "triton-low": {"backend": "triton", "memory": "low"},
 }
-VARIANTS = ("naive", "torch.compile", *OURS)
+BACKENDS = ("naive", "compile", *OURS, "triton-fused", FLOOR)
 Layer = Callable[[Tensor], Tensor]
 
 
-def layers(case: Case, names: tuple[str, ...] = VARIANTS) -> dict[str, Layer]:
-    """The named variants with the same weights, each mapping x to the output sequence."""
+def example(case: Case, setting: Setting) -> Tensor:
+    """x (B, T, C, H, W); channels_last is that of every frame."""
+    s = case.shape
+    x = torch.randn(s["B"], s["T"], s["C"], s["H"], s["W"], device=setting.device).to(setting.dtype)
+    return x if setting.layout == "contiguous" else x.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+
+
+def naive_layer(case: Case, setting: Setting) -> NaiveConvLSTM:
+    """The peer whose weights all backends share."""
+    s = case.shape
     torch.manual_seed(0)
-    naive = NaiveConvLSTM(case.channels, case.hidden, (case.kernel, case.kernel))
-    made: dict[str, torch.nn.Module] = {}
-    for name in names:
-        if name == "naive":
-            made[name] = naive
-        elif name == "torch.compile":
-            made[name] = torch.compile(naive)  # type: ignore[assignment]
-        else:
-            made[name] = ConvLSTM(case.channels, case.hidden, case.kernel, 1, batch_first=True, **OURS[name])
-            made[name].load_state_dict(naive.state_dict(), strict=True)
-    return {name: lambda x, module=module: module(x)[0][0] for name, module in made.items()}
+    layer = NaiveConvLSTM(s["C"], s["K"], (s["k"], s["k"])).to(setting.device, setting.dtype)
+    return layer.to(memory_format=torch.channels_last) if setting.layout == "channels_last" else layer  # type: ignore[call-overload]
 
 
-def forward(layer: Layer, x: Tensor) -> None:
-    with torch.no_grad():
-        layer(x)
+def our_layer(case: Case, setting: Setting, backend: str) -> ConvLSTM:
+    """Our layer with the naive one's weights."""
+    s = case.shape
+    layer = ConvLSTM(s["C"], s["K"], s["k"], 1, batch_first=True, **OURS[backend])  # type: ignore[arg-type]
+    layer.load_state_dict(naive_layer(case, setting).state_dict(), strict=True)
+    return layer.to(setting.device, setting.dtype)
 
 
-def forward_backward(layer: Layer, x: Tensor) -> None:
-    """x needs a gradient, as the output of an encoder does; parameter gradients accumulate."""
-    layer(x.detach().requires_grad_()).sum().backward()
+class Floor(nn.Module):
+    """The convolutions over cat[x, h] and nothing else: T of them, one after the other, on a frame that is there."""
+
+    def __init__(self, case: Case, setting: Setting) -> None:
+        super().__init__()
+        self.conv = naive_layer(case, setting).cell_list[0].conv
+        s = case.shape
+        frame = torch.randn(s["B"], s["C"] + s["K"], s["H"], s["W"], device=setting.device).to(setting.dtype)
+        self.register_buffer("frame", frame.contiguous(memory_format=_memory_format(setting)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The last step, or with gradients the sum of each; x counts by its length and as what has a gradient."""
+        assert isinstance(self.conv, nn.Conv2d)
+        # Without a path to x the gradient of the data, work that no ConvLSTM avoids, would be pruned.
+        assert isinstance(self.frame, Tensor)
+        frame = self.frame + 0 * x[0, 0, 0, 0, 0] if torch.is_grad_enabled() else self.frame
+        conv = self.conv
+        steps = [F.conv2d(frame, conv.weight, conv.bias, padding=conv.padding) for _ in range(x.shape[1])]
+        return torch.stack([step.sum() for step in steps]) if torch.is_grad_enabled() else steps[-1]
 
 
-PASSES = {"fwd": forward, "fwd+bwd": forward_backward}
+def _memory_format(setting: Setting) -> torch.memory_format:
+    return torch.channels_last if setting.layout == "channels_last" else torch.contiguous_format
 
 
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+def fused_calls(case: Case, setting: Setting) -> Calls:
+    """The one-kernel step, which has no gradients and no operator yet."""
+    if setting.device.type != "cuda" or setting.dtype == torch.float32:
+        raise UnavailableError("the fused Triton step takes float16 and bfloat16 on a GPU")
+    from rlv2v_fast.kernels.convlstm_fused import convlstm_fused_fwd
+
+    s, x = case.shape, example(case, setting)
+    conv = naive_layer(case, setting).cell_list[0].conv
+    assert isinstance(conv, nn.Conv2d)
+    h = torch.zeros(s["B"], s["K"], s["H"], s["W"], dtype=setting.dtype, device=setting.device)
+    c = torch.zeros_like(h, dtype=torch.float32)
+
+    @torch.no_grad()
+    def forward() -> object:
+        return convlstm_fused_fwd(x, conv.weight, conv.bias, h, c, None, None)
+
+    return {"fwd": forward}
 
 
-def interleave(calls: dict[str, Callable[[], None]], rounds: int, clock: str) -> dict[str, list[float]]:
-    """Seconds of each call in each round, after one round that is not counted."""
-    now = CLOCKS[clock]
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for index in range(rounds + 1):
-        for name, call in calls.items():
-            start = now()
-            call()
-            if index:
-                times[name].append(now() - start)
-    return times
+def prepare(case: Case, backend: str, setting: Setting) -> Calls:
+    """Calls of one backend."""
+    if backend == "triton-fused":
+        return fused_calls(case, setting)
+    module: nn.Module
+    layer: Layer
+    if backend == FLOOR:
+        layer = module = Floor(case, setting)
+    else:
+        module = naive_layer(case, setting) if backend in ("naive", "compile") else our_layer(case, setting, backend)
+        sequence = torch.compile(module) if backend == "compile" else module
+
+        def layer(x: Tensor) -> Tensor:
+            return sequence(x)[0][0]
+
+    return phases_of(layer, list(module.parameters()), example(case, setting))
 
 
-def percentile(values: list[float], share: float) -> float:
-    return torch.tensor(values, dtype=torch.float64).quantile(share).item()
+def phases_of(layer: Layer, parameters: list[nn.Parameter], x: Tensor) -> Calls:
+    """Forward without gradients, and forward with the gradients of x and of every parameter."""
+    leaf = x.detach().requires_grad_()
+
+    @torch.no_grad()
+    def forward() -> object:
+        return layer(x)
+
+    def forward_backward() -> object:
+        # Not .backward(): accumulating into .grad belongs to no layer, and its streams resist graph capture.
+        return torch.autograd.grad(layer(leaf).sum(), [leaf, *parameters])
+
+    return {"fwd": forward, "fwd_bwd": forward_backward}
 
 
-def report(title: str, times: dict[str, list[float]]) -> None:
-    base = times["naive"]
-    for name, values in times.items():
-        ratios = [b / v for b, v in zip(base, values, strict=True)]
-        low, middle, high = (percentile(ratios, share) for share in (0.2, 0.5, 0.8))
-        milliseconds = 1e3 * percentile(values, 0.5)
-        print(
-            f"{title:10} {name:16} {milliseconds:9.2f} ms  {middle:5.2f}x  p20 {low:5.2f} p80 {high:5.2f}", flush=True
-        )
+def count(case: Case, phase: str, dtype: torch.dtype) -> Work:
+    """The multiplications and additions of the convolutions, and every input and result once.
+
+    The backward does the forward's work twice, for the gradients of data and weights. Its bytes: all that the forward
+    moves once more, the gradient of the output, and the gradients of input and weights.
+    """
+    s = case.shape
+    pixels = s["B"] * s["T"] * s["H"] * s["W"]
+    weights = 4 * s["K"] * ((s["C"] + s["K"]) * s["k"] ** 2 + 1)
+    flops = 2 * pixels * 4 * s["K"] * (s["C"] + s["K"]) * s["k"] ** 2
+    read, written = pixels * s["C"] + weights, pixels * s["K"]
+    if phase == "fwd":
+        return Work(flops, (read + written) * dtype.itemsize)
+    return Work(3 * flops, (3 * read + 3 * written) * dtype.itemsize)
 
 
-def time_cases(names: list[str], rounds: int, clock: str) -> None:
-    for name in names:
-        case = CASES[name]
-        variants, x = layers(case), case.input()
-        for title, run in PASSES.items():
-            calls = {v: partial(run, layer, x) for v, layer in variants.items()}
-            report(f"{name} {title}", interleave(calls, rounds, clock))
+OPERATIONS = (Operation("convlstm", CONVLSTM, BACKENDS, prepare, count=count),)
 
 
-def time_streaming(rounds: int, clock: str) -> None:
-    """One step of one frame: the fixed cost of a call."""
-    variants, x = layers(STREAMING), STREAMING.input()
-    calls = {v: partial(forward, layer, x) for v, layer in variants.items()}
-    report("streaming", interleave(calls, 20 * rounds, clock))
+def accuracy(case: Case) -> None:
+    """Print the largest error of the output, absolute, and of each gradient over its largest entry (float64)."""
+    setting = Setting(torch.device("cpu"))
+    x = example(case, setting)
+    want = outputs_and_gradients(naive_layer(case, setting).double(), x.double())
+    for backend in ("naive", "cpp", "cpp-exact"):
+        layer = naive_layer(case, setting) if backend == "naive" else our_layer(case, setting, backend)
+        got = outputs_and_gradients(layer, x)
+        output = (got[0] - want[0]).abs().max().item()
+        grads = [((g - w).abs().max() / w.abs().max()).item() for g, w in zip(got[1:], want[1:], strict=True)]
+        shown = " ".join(f"{error:.1e}" for error in grads)
+        print(f"{case.name:9} {backend:10} output {output:.1e}  grad x, weight, bias {shown}", flush=True)
 
 
-def accuracy(names: list[str]) -> None:
-    """Largest absolute error of the output, and of each gradient over its largest entry, against float64."""
-    for name in names:
-        case = CASES[name]
-        x = case.input()
-        torch.manual_seed(0)
-        naive = NaiveConvLSTM(case.channels, case.hidden, (case.kernel, case.kernel))
-        want = outputs_and_gradients(naive.double(), x.double())
-        for variant in ("naive", "cpp", "cpp exact"):
-            module: torch.nn.Module = NaiveConvLSTM(case.channels, case.hidden, (case.kernel, case.kernel))
-            if variant != "naive":
-                module = ConvLSTM(case.channels, case.hidden, case.kernel, 1, batch_first=True, **OURS[variant])
-            module.load_state_dict(naive.state_dict())
-            got = outputs_and_gradients(module, x)
-            output = (got[0] - want[0]).abs().max().item()
-            grads = [((g - w).abs().max() / w.abs().max()).item() for g, w in zip(got[1:], want[1:], strict=True)]
-            print(
-                f"{name} error    {variant:16} output {output:.1e}  grad x, weight, bias", *(f"{g:.1e}" for g in grads)
-            )
-
-
-def outputs_and_gradients(module: torch.nn.Module, x: Tensor) -> list[Tensor]:
+def outputs_and_gradients(module: nn.Module, x: Tensor) -> list[Tensor]:
+    """Output and gradients of x and the parameters, in float64."""
     x = x.detach().requires_grad_()
     output = module(x)[0][0]
     grads = torch.autograd.grad(output.square().sum(), [x, *module.parameters()])
     return [output.detach().double(), *(g.double() for g in grads)]
 
 
-def memory_line(field: str) -> float:
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) / 1024 for line in status if line.startswith(field))
-
-
-def print_peak(case: Case, variant: str) -> None:
-    """MiB that one forward and backward add at their peak to a process that holds the layer and its input."""
-    layer, x = layers(case, (variant,))[variant], case.input()
-    small = torch.randn(1, 1, case.channels, 8, 8)
-    forward_backward(layer, small)
-    with open("/proc/self/clear_refs", "w") as reset:
-        reset.write("5")
-    before = memory_line("VmRSS")
-    forward_backward(layer, x)
-    print(memory_line("VmHWM") - before)
-
-
-def peak_memory(names: list[str]) -> None:
-    for name in names:
-        peaks = {}
-        for variant in VARIANTS:
-            if variant == "torch.compile":
-                continue
-            command = [sys.executable, "-m", "bench.bench_convlstm", "--peak", name, variant]
-            peaks[variant] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        for variant, peak in peaks.items():
-            print(f"{name} memory   {variant:16} {peak:9.1f} MiB  {peaks['naive'] / peak:5.2f}x less", flush=True)
-
-
-SECTIONS = ("time", "streaming", "accuracy", "memory")
-
-
 def main() -> None:
+    """Print the accuracy of the named cases."""
+    cases = {case.name: case for case in CONVLSTM if "cpu" in case.devices}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--sections", nargs="+", default=list(SECTIONS), choices=SECTIONS)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cases", nargs="+", default=["A", "B", "C", "D"], choices=list(cases))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument(
-        "--clock", choices=list(CLOCKS), default="wall", help="cpu is for --threads 1: waiting threads spin"
-    )
-    parser.add_argument("--peak", nargs=2, metavar=("CASE", "VARIANT"), help="print one peak in MiB and exit")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.peak:
-        return print_peak(CASES[options.peak[0]], options.peak[1])
-    print(f"torch {torch.__version__}, {platform.machine()}, {options.threads} threads, {options.clock} time, float32")
-    print("cases (B, T, C, H=W, K, k):", {n: tuple(vars(CASES[n]).values()) for n in options.cases})
-    if "accuracy" in options.sections:
-        accuracy(options.cases)
-    if "memory" in options.sections:
-        peak_memory(options.cases)
-    if "streaming" in options.sections:
-        time_streaming(options.rounds, options.clock)
-    if "time" in options.sections:
-        time_cases(options.cases, options.rounds, options.clock)
+    for name in options.cases:
+        accuracy(cases[name])
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("title", PASSES)
-def test_convlstm(benchmark: Callable[..., None], title: str, name: str, variant: str) -> None:
-    layer, x = layers(CASES[name], (variant,))[variant], CASES[name].input()
-    benchmark(PASSES[title], layer, x)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", CONVLSTM, ids=lambda case: case.name)
+@pytest.mark.parametrize("phase", PHASES)
+def test_convlstm(benchmark: Callable[..., None], phase: str, case: Case, backend: str) -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type not in case.devices:
+        pytest.skip(f"case {case.name} is meant for {', '.join(case.devices)}")
+    try:
+        call = prepare(case, backend, Setting(device)).get(phase)
+        if call is None:
+            pytest.skip(f"{backend} has no {phase}")
+        call()
+    except (UnavailableError, ImportError, RuntimeError) as error:
+        pytest.skip(str(error))
+
+    def waited() -> None:
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    benchmark(waited)
 
 
 if __name__ == "__main__":

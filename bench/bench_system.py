@@ -1,0 +1,200 @@
+"""The whole system: training, streaming translation, replay, decoding, import, and the size of a wheel.
+
+python -m bench run --op system
+"""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.cases import (
+    SYSTEM_DECODE,
+    SYSTEM_INSTALL,
+    SYSTEM_REPLAY,
+    SYSTEM_STREAM,
+    SYSTEM_TRAIN,
+    Calls,
+    Case,
+    Operation,
+    Setting,
+    UnavailableError,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+# A rollout comes every so many iterations, so this many make one call.
+CYCLE = 4
+# What a backend of the system means to the operators beneath it.
+OPERATOR_BACKENDS = {"ours": "auto", "reference": "reference", "compile": "auto"}
+IMPORTS = {"python": "pass", "torch": "import torch", "ours": "from rlv2v_fast import ConvLSTM, RLV2VGAN"}
+
+
+def train_calls(case: Case, backend: str, setting: Setting) -> Calls:
+    """CYCLE iterations of the trainer, reinforcement learning included, on generated clips."""
+    from rlv2v_fast.data.clips import Domain
+    from rlv2v_fast.data.synthetic import figure1_clips
+    from rlv2v_fast.train.config import NetworkConfig, RLConfig, TrainConfig, resolve
+    from rlv2v_fast.train.trainer import Trainer
+
+    side, frames = case.shape["H"], case.shape["T"]
+    width = 2 if case.name.endswith("tiny") else None
+    config = resolve(
+        TrainConfig(
+            size=side,
+            frames=frames,
+            device=str(setting.device),
+            compile=backend == "compile",
+            backend=OPERATOR_BACKENDS[backend],  # type: ignore[arg-type]
+            network=NetworkConfig(width=width),
+            rl=RLConfig(rollout_every=CYCLE, critic_warmup=0, capacity=256),
+        )
+    )
+    trainer = Trainer(
+        config,
+        {
+            "x": Domain.from_arrays(figure1_clips("source", 4, frames, side), frames=frames, size=side),
+            "y": Domain.from_arrays(figure1_clips("target", 4, frames, side), frames=frames, size=side),
+        },
+    )
+    return {"run": lambda: [trainer.iterate() for _ in range(CYCLE)]}
+
+
+def stream_calls(case: Case, backend: str, setting: Setting) -> Calls:
+    """One piece of T frames of an endless video, from tensor to tensor."""
+    from rlv2v_fast.models.rlv2vgan import RLV2VGAN, ModelConfig
+
+    width = 2 if case.name.endswith("tiny") else 64 if setting.device.type == "cuda" else 16
+    model = RLV2VGAN(ModelConfig(width=width, critics=False), backend=OPERATOR_BACKENDS[backend])
+    model = model.to(setting.device).eval()
+    piece = torch.rand(1, case.shape["T"], 3, case.shape["H"], case.shape["W"], device=setting.device) * 2 - 1
+    stream = model.translate_stream(itertools.repeat(piece))
+    return {"run": lambda: next(stream)}
+
+
+def replay_calls(case: Case, backend: str, setting: Setting) -> Calls:
+    """N transitions stored in, or drawn from, a full buffer."""
+    from rlv2v_fast.rl.replay import ReplayBuffer, Transitions
+
+    count, shape = case.shape["N"], (3, case.shape["H"], case.shape["W"])
+    new = Transitions(
+        state=torch.rand(count, 3, *shape) * 2 - 1,
+        action=torch.rand(count, *shape) * 2 - 1,
+        true_action=torch.rand(count, *shape) * 2 - 1,
+        reward=torch.rand(count),
+        position=torch.rand(count),
+        next_position=torch.rand(count),
+        domain=torch.zeros(count, dtype=torch.int64),
+        done=torch.zeros(count, dtype=torch.bool),
+    )
+    buffer = ReplayBuffer(1024, 3, shape)
+    for _ in range(1024 // count):
+        buffer.add(new)
+    random = torch.Generator().manual_seed(0)
+    return {"run": (lambda: buffer.add(new)) if case.name == "replay-add" else lambda: buffer.sample(count, random)}
+
+
+@cache
+def _video_folder() -> Any:
+    """Kept until the process ends, and then removed."""
+    return tempfile.TemporaryDirectory(prefix="bench-video-")
+
+
+def decode_calls(case: Case, backend: str, setting: Setting) -> Calls:
+    """Every frame of an H.264 file."""
+    import av  # noqa: F401  (named in the row where it is missing)
+
+    from rlv2v_fast.data.synthetic import figure1_pair
+    from rlv2v_fast.data.video import read_frames
+    from rlv2v_fast.data.writer import VideoWriter
+
+    side, path = case.shape["H"], Path(_video_folder().name) / f"{case.name}.mp4"
+    with VideoWriter(path, side, side, 25) as writer:
+        for frame in figure1_pair(0, case.shape["T"], side)[1]:
+            writer.write(frame)
+    return {"run": lambda: sum(1 for _ in read_frames(path))}
+
+
+def import_calls(case: Case, backend: str, setting: Setting) -> Calls:
+    """A Python process that imports the package, torch alone, or nothing."""
+    command = [sys.executable, "-c", IMPORTS[backend]]
+    return {"run": lambda: subprocess.run(command, cwd=ROOT, check=True)}
+
+
+def wheel_calls(case: Case, backend: str, setting: Setting) -> Calls:
+    """Nothing to time; the value is the size."""
+    newest_wheel()
+    return {"run": lambda: None}
+
+
+def newest_wheel() -> Path:
+    """The newest wheel of dist/."""
+    wheels = sorted((ROOT / "dist").glob("rlv2v_fast-*.whl"), key=lambda path: path.stat().st_mtime)
+    if not wheels:
+        raise UnavailableError("dist/ holds no wheel: python setup.py bdist_wheel makes one")
+    return wheels[-1]
+
+
+PARTS = {
+    "train": train_calls,
+    "stream": stream_calls,
+    "latency": stream_calls,
+    "replay": replay_calls,
+    "decode": decode_calls,
+    "import": import_calls,
+    "wheel": wheel_calls,
+}
+
+
+def part(case: Case) -> str:
+    """What the case measures: its name's first word."""
+    return case.name.split("-")[0]
+
+
+def applies(case: Case, backend: str) -> bool:
+    """Only training compiles; what has no operator beneath it has one implementation."""
+    backends = {"train": tuple(OPERATOR_BACKENDS), "import": tuple(IMPORTS)}
+    backends |= dict.fromkeys(("stream", "latency"), ("ours", "reference"))
+    return backend in backends.get(part(case), ("ours",))
+
+
+def prepare(case: Case, backend: str, setting: Setting) -> Calls:
+    """Calls of one backend."""
+    return PARTS[part(case)](case, backend, setting)
+
+
+def value(case: Case, seconds: float) -> tuple[float, str]:
+    """The figure a user asks for."""
+    name = part(case)
+    if name == "train":
+        return seconds / CYCLE, "s/iteration"
+    if name in ("stream", "decode"):
+        return case.shape["T"] / seconds, "frames/s"
+    if name == "latency":
+        return 1e3 * seconds / case.shape["T"], "ms/frame"
+    if name == "replay":
+        return case.shape["N"] / seconds, "transitions/s"
+    if name == "wheel":
+        return newest_wheel().stat().st_size / 1e6, "MB"
+    return seconds, "s"
+
+
+OPERATIONS = (
+    Operation(
+        "system",
+        (*SYSTEM_TRAIN, *SYSTEM_STREAM, *SYSTEM_REPLAY, *SYSTEM_DECODE, *SYSTEM_INSTALL),
+        ("ours", "reference", "compile", "python", "torch"),
+        prepare,
+        phases=("run",),
+        layouts=("contiguous",),
+        value=value,
+        applies=applies,
+        system=True,
+    ),
+)

@@ -1,0 +1,148 @@
+"""Every benchmark case, and what an operation tells the harness about itself.
+
+A case is a name and its sizes; a `bench_*.py` turns cases into calls. The harness finds the operations in the tuple
+`OPERATIONS` of those modules, so a new file needs no entry here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+# What is no competitor but a bound: the convolutions an operation cannot do without, and nothing else.
+FLOOR = "conv"
+PHASES = ("fwd", "fwd_bwd")
+
+
+class UnavailableError(Exception):
+    """A backend does not run a case here; the message says why, and stands in the row."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Sizes under a name.
+
+    devices: device types it is meant for. default: whether it runs when no case is named. sweep: the letter of the
+    size that a scaling run varies. clock: overrides the run's. timed: False where only the operation's value counts.
+    """
+
+    name: str
+    shape: Mapping[str, int]
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    default: bool = True
+    sweep: str | None = None
+    clock: str | None = None
+    timed: bool = True
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and in which form a case runs."""
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    layout: str = "contiguous"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a call has to do at least: floating-point operations, and bytes read and written once each."""
+
+    flops: int
+    bytes: int
+
+
+Call = Callable[[], object]
+# phase -> call; a phase is left out where a backend does not have it.
+Calls = Mapping[str, Call]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One thing that is measured.
+
+    prepare: (case, backend, setting) -> calls by phase; UnavailableError or ImportError where it cannot run.
+    count: (case, phase, dtype) -> Work, or None where counting makes no sense.
+    value: (case, seconds of a call) -> figure and unit, such as frames per second.
+    applies: (case, backend) -> whether the two go together at all; where not, there is no row.
+    system: True for parts of the whole system, which have no phases and no naive peer.
+    """
+
+    name: str
+    cases: tuple[Case, ...]
+    backends: tuple[str, ...]
+    prepare: Callable[[Case, str, Setting], Calls]
+    phases: tuple[str, ...] = PHASES
+    layouts: tuple[str, ...] = ("contiguous", "channels_last")
+    count: Callable[[Case, str, torch.dtype], Work] | None = None
+    value: Callable[[Case, float], tuple[float, str]] | None = None
+    applies: Callable[[Case, str], bool] | None = None
+    system: bool = False
+
+
+def convlstm_case(name: str, sizes: tuple[int, int, int, int, int, int], **options: object) -> Case:
+    """sizes: (B, T, C, H = W, K, k)."""
+    batch, steps, channels, side, hidden, kernel = sizes
+    shape = {"B": batch, "T": steps, "C": channels, "H": side, "W": side, "K": hidden, "k": kernel}
+    return Case(name, shape, **options)  # type: ignore[arg-type]
+
+
+CONVLSTM = (
+    convlstm_case("A", (2, 10, 16, 64, 64, 3)),
+    convlstm_case("B", (4, 16, 3, 64, 32, 3)),
+    convlstm_case("C", (1, 8, 64, 32, 128, 3)),
+    convlstm_case("D", (8, 10, 1, 64, 64, 5)),
+    convlstm_case("BIG", (8, 16, 64, 128, 128, 3), devices=("cuda",)),
+    # One step of one frame, the fixed cost of a call.
+    convlstm_case("streaming", (1, 1, 64, 32, 64, 3)),
+    convlstm_case("tiny", (1, 2, 4, 16, 8, 3), default=False),
+)
+
+SYSTEM_TRAIN = (
+    Case("train-32", {"H": 32, "W": 32, "T": 8}),
+    Case("train-64", {"H": 64, "W": 64, "T": 16}, devices=("cuda",)),
+    Case("train-tiny", {"H": 16, "W": 16, "T": 4}, default=False),
+)
+SYSTEM_STREAM = (
+    *(Case(f"stream-{side}", {"H": side, "W": side, "T": 8}) for side in (64, 128, 256)),
+    *(Case(f"latency-{side}", {"H": side, "W": side, "T": 1}) for side in (64, 128, 256)),
+    Case("stream-tiny", {"H": 16, "W": 16, "T": 2}, default=False),
+)
+# N transitions a call, in a buffer of 1024 with states of p = 3 frames.
+SYSTEM_REPLAY = tuple(
+    Case(f"replay-{what}", {"N": 64, "H": 64, "W": 64}, devices=("cpu",)) for what in ("add", "sample")
+)
+SYSTEM_DECODE = (Case("decode-256", {"T": 48, "H": 256, "W": 256}, devices=("cpu",)),)
+SYSTEM_INSTALL = (
+    # Other processes do the work, which a clock of this one's processor time would not see.
+    Case("import", {}, devices=("cpu",), clock="wall"),
+    Case("wheel", {}, devices=("cpu",), timed=False),
+)
+
+
+def operations() -> dict[str, Operation]:
+    """Every operation of every bench_*.py, by name."""
+    found: dict[str, Operation] = {}
+    for path in sorted(Path(__file__).parent.glob("bench_*.py")):
+        module = importlib.import_module(f"bench.{path.stem}")
+        found |= {operation.name: operation for operation in getattr(module, "OPERATIONS", ())}
+    return found
+
+
+def scaled(case: Case, letter: str, factor: float) -> Case:
+    """The case with one size multiplied; "HW" multiplies the pixels, both sides by the root of factor."""
+    shape = dict(case.shape)
+    for side, power in {"H": 0.5, "W": 0.5}.items() if letter == "HW" else {letter: 1.0}.items():
+        shape[side] = max(1, round(shape[side] * factor**power))
+    size = shape["H"] * shape["W"] if letter == "HW" else shape[letter]
+    return Case(f"{case.name}[{letter}={size}]", shape, case.devices, sweep=letter)
+
+
+def sweep_cases(case: Case, factors: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)) -> list[Case]:
+    """The case with each of T, B, the pixels and K varied alone; sizes that round together run once."""
+    cases = [scaled(case, letter, factor) for letter in ("T", "B", "HW", "K") for factor in factors]
+    return list({each.name: each for each in cases}.values())

@@ -1,0 +1,119 @@
+"""Whether we have become slower, judged by ratios within one interleaved run and never by a time.
+
+python -m bench regression --update       store the ratios of this machine in bench/results/<device>/baseline.json
+python -m bench regression                measure again; status 1 where a ratio falls below its band
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.cases import Setting, operations
+from bench.harness import Plan, Row, measure
+
+# Neighbours on a shared processor take its cache from one peer more than from another: two runs a minute apart gave
+# ratios of 2.0 and 2.9.
+BAND = 0.35
+BASELINE = "baseline.json"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One ratio now and then. status: "ok", "slower", "faster" (beyond the band) or "missing"."""
+
+    name: str
+    stored: float
+    now: float | None
+    status: str
+
+
+def name_of(row: Row) -> str:
+    return "/".join(str(row[field]) for field in ("op", "case", "dtype", "layout", "phase", "backend"))
+
+
+def ratios(rows: Iterable[Row]) -> dict[str, float]:
+    """Gain over naive by name, for every row that has one and is not the naive peer itself."""
+    return {name_of(row): row["ratio_to_naive"] for row in rows if row["ratio_to_naive"] and row["backend"] != "naive"}
+
+
+def judge(stored: Mapping[str, float], now: Mapping[str, float], band: float) -> list[Verdict]:
+    """Each stored ratio against today's: slower below stored * (1 - band), faster above stored / (1 - band)."""
+    verdicts = []
+    for name, ratio in stored.items():
+        found = now.get(name)
+        if found is None:
+            status = "missing"
+        elif found < ratio * (1 - band):
+            status = "slower"
+        else:
+            status = "faster" if found > ratio / (1 - band) else "ok"
+        verdicts.append(Verdict(name, ratio, found, status))
+    return verdicts
+
+
+def measured(options: argparse.Namespace, conditions: Mapping[str, Any]) -> list[Row]:
+    """Rows of naive and our backends in the cases and conditions given."""
+    torch.set_num_threads(conditions["threads"])
+    setting = Setting(torch.device(options.device))
+    operation = operations()["convlstm"]
+    backends = ["naive", "triton"] if setting.device.type == "cuda" else ["naive", "cpp"]
+    plan = Plan(options.rounds, conditions["clock"], graphs=False)
+    cases = [case for case in operation.cases if case.name in conditions["cases"]]
+    rows: list[Row] = []
+    for case in cases:
+        for phase_rows in measure(operation, case, setting, backends, operation.phases, plan):
+            rows += phase_rows
+    return rows
+
+
+def regression(options: argparse.Namespace) -> int:
+    """Compare this machine's ratios with the stored ones, or store them."""
+    from bench.cli import results_folder
+
+    path = options.baseline or results_folder(torch.device(options.device), options.results) / BASELINE
+    if options.update:
+        conditions = {"cases": options.case, "threads": options.threads, "clock": options.clock}
+        return store(path, conditions, measured(options, conditions))
+    if not path.is_file():
+        print(f"{path} does not exist: python -m bench regression --update makes it")
+        return 2
+    baseline = json.loads(path.read_text())
+    band = baseline["band"] if options.band is None else options.band
+    verdicts = judge(baseline["ratios"], ratios(measured(options, baseline["conditions"])), band)
+    for verdict in verdicts:
+        now = "not measured" if verdict.now is None else f"{verdict.now:.2f}x"
+        print(f"{verdict.status:8} {verdict.name:50} {verdict.stored:.2f}x stored, {now}")
+    return int(any(verdict.status in ("slower", "missing") for verdict in verdicts))
+
+
+def store(path: Path, conditions: Mapping[str, Any], rows: list[Row]) -> int:
+    """Write the ratios, what they were measured with, and the band."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    context = {field: rows[0][field] for field in ("device", "commit", "versions", "load", "time")} if rows else {}
+    stored = {name: round(ratio, 3) for name, ratio in ratios(rows).items()}
+    record = {"band": BAND, "conditions": conditions, **context, "ratios": stored}
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"{len(stored)} ratios in {path}")
+    return 0 if stored else 1
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser], results: Path) -> None:
+    """regression."""
+    command = commands.add_parser("regression", help="compare ratios with the stored ones of this device")
+    command.add_argument("--update", action="store_true", help="store the ratios instead")
+    command.add_argument("--baseline", type=Path, help="file of stored ratios")
+    command.add_argument("--results", type=Path, default=results)
+    command.add_argument("--band", type=float, help=f"part of a ratio that may be lost (stored; {BAND})")
+    command.add_argument("--case", nargs="+", default=["A", "B", "C"], help="with --update")
+    command.add_argument("--threads", type=int, default=1, help="with --update")
+    command.add_argument("--clock", choices=["wall", "cpu"], default="cpu", help="with --update")
+    command.add_argument("--rounds", type=int, default=7)
+    command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    command.set_defaults(function=regression)

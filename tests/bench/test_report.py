@@ -1,0 +1,127 @@
+"""Tables, comparison and fits from made-up rows."""
+
+import json
+
+import pytest
+
+from bench import cli, report
+from bench.harness import new_row
+
+VERSIONS = {"torch": "9.9", "triton": None, "cuda": None, "python": "3.99"}
+
+
+def row(**fields):
+    base = {
+        "op": "convlstm",
+        "case": "A",
+        "shape": {"B": 1, "T": 2, "H": 4, "W": 4, "K": 8},
+        "dtype": "float32",
+        "layout": "contiguous",
+        "backend": "cpp",
+        "phase": "fwd",
+        "clock": "wall",
+        "device": "Some CPU",
+        "p20_ms": 1.0,
+        "p50_ms": 2.0,
+        "p80_ms": 3.0,
+        "ratio_to_naive": 2.0,
+        "versions": VERSIONS,
+        "commit": "aaaaaaaaaaaa",
+        "threads": 1,
+        "load": 0.5,
+        "time": "2030-01-01T00:00:00+00:00",
+    }
+    return new_row(**(base | fields))
+
+
+def test_losing_cases_are_in_the_table_and_bold():
+    text = report.markdown([row(), row(case="B", ratio_to_naive=0.5)])
+    assert "| B | float32 | contiguous | fwd | cpp | 2 (1 to 3) | **0.50x** |" in text
+    assert "| A | float32 | contiguous | fwd | cpp | 2 (1 to 3) | 2.00x |" in text
+
+
+def test_the_short_table_has_a_line_for_each_case_with_its_losses():
+    rows = [row(backend="naive", ratio_to_naive=1.0), row(), row(backend="cpp-low", ratio_to_naive=0.5)]
+    rows.append(row(backend="triton", clock="events", ratio_to_naive=4.0, graph_ratio_to_naive=0.75))
+    text = report.markdown(rows, full=False)
+    assert "| naive p50 ms (p20 to p80) | cpp | cpp-low | triton |" in text
+    assert "| fwd | 2 (1 to 3) |" in text
+    assert "**0.50x**" in text
+    assert "4.00x (**0.75x** as graphs)" in text
+
+
+def test_a_device_never_measured_is_said_to_be_so():
+    assert "GPU: not yet measured" in report.markdown([row()])
+    assert "CPU: not yet measured" in report.markdown([row(clock="events", device="Some GPU")])
+    assert "GPU: not yet measured" not in report.markdown([row(clock="events", device="Some GPU")])
+    assert report.markdown([]).strip().split("\n\n") == ["CPU: not yet measured", "GPU: not yet measured"]
+
+
+def test_the_table_says_what_it_was_measured_with():
+    text = report.markdown([row(), row(case="B", commit="bbbbbbbbbbbb", load=3.0)])
+    assert "**Some CPU**: commit aaaaaaaaaaaa, bbbbbbbbbbbb, threads 1, clock wall, torch 9.9, python 3.99" in text
+    assert "load 0.5 to 3.0" in text
+
+
+def test_the_newest_measurement_of_a_case_counts_and_skipped_rows_do_not():
+    rows = [
+        row(p50_ms=9.0, time="2030-01-02T00:00:00+00:00"),
+        row(p50_ms=5.0),
+        row(backend="triton", skipped="no GPU", p50_ms=None),
+    ]
+    assert [each["p50_ms"] for each in report.newest(rows)] == [9.0]
+
+
+def test_system_rows_show_their_figure():
+    text = report.markdown([row(op="system", case="stream-64", phase=None, value=123.456, unit="frames/s")])
+    assert "| stream-64 | cpp | 123.5 frames/s |" in text
+
+
+def test_compare_gives_the_ratio_of_times_and_of_gains_over_naive():
+    before = [row(p50_ms=4.0, ratio_to_naive=2.0), row(case="only before")]
+    after = [row(p50_ms=2.0, ratio_to_naive=3.0, commit="bbbbbbbbbbbb"), row(case="only after")]
+    ((_, _, faster, relative),) = report.compare(before, after)
+    assert (faster, relative) == (2.0, 1.5)
+
+
+def test_compare_takes_commits_or_files(tmp_path, capsys):
+    old, new = row(p50_ms=1.0), row(p50_ms=4.0, commit="bbbbbbbbbbbb")
+    for name, rows in (("old.jsonl", [old]), ("new.jsonl", [new])):
+        (tmp_path / name).write_text("".join(json.dumps(each) + "\n" for each in rows))
+    assert cli.main(["compare", "aaaaaaa", "bbbbbbb", "--results", str(tmp_path)]) == 0
+    by_commit = capsys.readouterr().out
+    assert "| 1 | 4 | **0.25x** |" in by_commit
+    assert cli.main(["compare", str(tmp_path / "old.jsonl"), str(tmp_path / "new.jsonl")]) == 0
+    assert capsys.readouterr().out == by_commit
+    assert cli.main(["compare", "aaaaaaa", "ccccccc", "--results", str(tmp_path)]) == 1
+
+
+@pytest.mark.parametrize("power", [-1.0, 0.0, 1.0, 2.0])
+def test_the_exponent_of_a_power_law_is_found(power):
+    assert report.exponent([(size, 3.0 * size**power) for size in (1, 2, 4, 16)]) == pytest.approx(power)
+
+
+def test_scaling_rows_give_exponents_and_stay_out_of_the_ratio_table():
+    rows = [row(case=f"A[T={t}]", shape={"T": t, "H": 4, "W": 4}, sweep="T", p50_ms=0.5 * t**2) for t in (2, 4, 8)]
+    text = report.markdown(rows)
+    assert "| convlstm | fwd | float32 | cpp | T | 2.00 | 3 |" in text
+    assert "A[T=4]" not in text
+
+
+def test_only_the_text_between_the_markers_is_replaced(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    assert report.write_between_markers(path, "new\n")
+    assert path.read_text() == f"before\n{report.BEGIN}\nnew\n{report.END}\nafter\n"
+    path.write_text("no markers")
+    assert not report.write_between_markers(path, "new")
+    assert path.read_text() == "no markers"
+
+
+def test_plots_are_drawn_for_counted_and_swept_rows(tmp_path):
+    pytest.importorskip("matplotlib")
+    rows = [row(flops=10**9, bytes=10**7, copy_gbs=10.0, matmul_gflops=100.0)]
+    rows += [row(case=f"A[K={k}]", shape={"K": k, "H": 4, "W": 4}, sweep="K", p50_ms=float(k)) for k in (8, 16)]
+    paths = report.plot(rows, tmp_path)
+    assert [path.name for path in paths] == ["roofline_Some-CPU.png", "scaling_Some-CPU.png"]
+    assert all(path.stat().st_size > 1000 for path in paths)
