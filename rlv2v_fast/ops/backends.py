@@ -12,11 +12,25 @@ from collections.abc import Callable, Mapping
 import torch
 
 from rlv2v_fast import extension
+from rlv2v_fast.ops.schemas import LIBRARY
 
 BACKENDS = ("auto", "triton", "cpp", "reference")
 
+
+def _why_not_cpu() -> str | None:
+    """Why no C++ operator runs on the CPU: not built, or built from older sources than this package's."""
+    if reason := extension.why_not_cpu():
+        return reason
+    missing = [
+        name
+        for name in sorted(LIBRARY._op_defs)
+        if "triton" not in name and not torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU")
+    ]
+    return f"the built library lacks {missing[0]}: it is older than the package, build it again" if missing else None
+
+
 # Loaded once, at import: torch.compile can then treat the answer as a constant.
-_CPP_REFUSALS = {"cpu": extension.why_not_cpu(), "cuda": extension.why_not_cuda()}
+_CPP_REFUSALS = {"cpu": _why_not_cpu(), "cuda": extension.why_not_cuda()}
 
 _warned: set[tuple[str, str]] = set()
 

@@ -10,6 +10,7 @@ import torch
 
 import rlv2v_fast
 from rlv2v_fast import extension
+from rlv2v_fast.ops.backends import cpp_refusal
 
 
 def report() -> list[str]:
@@ -20,7 +21,7 @@ def report() -> list[str]:
     lines.append(f"{'CPU':12s} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads")
     lines += _gpus()
     lines.append(f"{'reference':12s} available")
-    lines.append(f"{'cpp (CPU)':12s} {_state(extension.why_not_cpu())}")
+    lines.append(f"{'cpp (CPU)':12s} {_state(cpp_refusal(torch.empty(0)))}")
     lines.append(f"{'cpp (CUDA)':12s} {_state(extension.why_not_cuda())}")
     lines.append(f"{'triton':12s} {_state(_why_not_triton())}")
     bindings = extension.bindings()

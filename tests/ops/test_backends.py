@@ -1,6 +1,7 @@
 import warnings
 
 import pytest
+import torch
 
 from rlv2v_fast.ops import backends
 from rlv2v_fast.ops.backends import BackendFallbackWarning, choose
@@ -41,3 +42,11 @@ def test_reference_never_asks_a_fused_backend():
 def test_an_unknown_backend_is_named():
     with pytest.raises(ValueError, match=r"backend must be one of .*; got 'cuda'"):
         choose("op", "cuda", {})
+
+
+def test_a_library_older_than_the_package_is_refused_and_says_so(monkeypatch):
+    monkeypatch.setattr(backends.extension, "why_not_cpu", lambda: None)
+    monkeypatch.setattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", lambda name, key: "bwd" not in name)
+    assert backends._why_not_cpu() == (
+        "the built library lacks rlv2v_fast::bn_add_relu_bwd: it is older than the package, build it again"
+    )
