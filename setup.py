@@ -10,6 +10,7 @@ fails where CUDA cannot be built, none builds nothing. RLV2V_FAST_CUDA_ARCHS lis
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import platform
@@ -81,6 +82,14 @@ def cxx() -> str:
     return compiler
 
 
+def build_tool(name: str):
+    """A build requirement, which is missing only where build isolation was turned off."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise BuildRefusedError(f"the Python package {name} is not installed") from None
+
+
 def torch_or_refuse() -> Path:
     torch = find_torch()
     if torch is None:
@@ -139,8 +148,7 @@ def cuda_objects(torch: Path) -> list[Object]:
 
 
 def run_ninja(folder: Path, compilers: dict[str, str], objects: list[Object], output: Path, link: list[str]) -> None:
-    import ninja
-
+    ninja = build_tool("ninja")
     folder.mkdir(parents=True, exist_ok=True)
     rules = [
         f"rule cxx\n  command = {compilers['cxx']} -MMD -MF $out.d $flags -c $in -o $out\n  depfile = $out.d\n"
@@ -214,8 +222,7 @@ class BuildNative(build_ext):
         run_ninja(self.scratch("cuda"), compilers, objects, self.target("_ops_cuda.so"), link)
 
     def build_bindings(self) -> None:
-        import pybind11
-
+        pybind11 = build_tool("pybind11")
         torch = find_torch()
         defines = {
             "RLV2V_VERSION": version(),

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "convlstm_sequence.h"
+#include "pooled.h"
 
 namespace rlv2v {
 namespace {
@@ -37,21 +38,6 @@ Frames<T> state_to(const Tensor& x) {
 }
 
 Tensor empty_of(const Tensor& like, const std::vector<int64_t>& sizes) { return torch::stable::new_empty(like, sizes); }
-
-// Below this the C library keeps freed memory itself.
-constexpr int64_t kPooledBytes = 1 << 20;
-
-// A tensor whose memory comes from the scratch pool and returns to it when the last reference goes: training makes the
-// same large ones anew in every step.
-Tensor pooled(const Tensor& like, const std::vector<int64_t>& sizes) {
-  std::vector<int64_t> strides(sizes.size());
-  int64_t count = 1;
-  for (std::size_t i = sizes.size(); i-- > 0; count *= sizes[i]) strides[i] = count;
-  const int64_t bytes = count * (like.scalar_type() == ScalarType::Double ? 8 : 4);
-  if (bytes < kPooledBytes) return empty_of(like, sizes);
-  return torch::stable::from_blob(take_scratch(bytes), sizes, strides, like.device(), like.scalar_type(),
-                                  &give_scratch);
-}
 
 ConvLSTMShape shape_of(const Tensor& x, const Tensor& weight) {
   return {x.size(0), x.size(2), weight.size(0) / 4, x.size(3), x.size(4), weight.size(2), weight.size(3)};

@@ -102,6 +102,16 @@ RLV2V_INLINE Vec<T> interleave(const Vec<T>& a, const Vec<T>& b, std::integer_se
 #endif
 }
 
+// Every second lane of a followed by b: the even ones (kOdd = 0) or the odd ones (kOdd = 1).
+template <class T, int kOdd, int... I>
+RLV2V_INLINE Vec<T> every_second(const Vec<T>& a, const Vec<T>& b, std::integer_sequence<int, I...>) {
+#if defined(__has_builtin) && __has_builtin(__builtin_shufflevector)
+  return __builtin_shufflevector(a, b, (2 * I + kOdd)...);
+#else
+  return Vec<T>{(2 * I + kOdd < kLanes<T> ? a[(2 * I + kOdd) % kLanes<T>] : b[(2 * I + kOdd) % kLanes<T>])...};
+#endif
+}
+
 // Transposes kLanes vectors: interleaving row i with row i + kLanes / 2 moves one bit of the row number into the lane
 // number, so log2(kLanes) rounds exchange the two.
 template <class T>

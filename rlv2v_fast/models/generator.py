@@ -87,6 +87,12 @@ class Generator(nn.Module):
         y, head = self.head.stream(x, state.head)
         return torch.tanh(y).transpose(1, 2), GeneratorState(stem, tuple(encoder), bottleneck, tuple(decoder), head)
 
+    def fuse(self) -> Generator:
+        """Fold what normalization can be folded into the blocks' convolutions, in place, as R.fuse; returns self."""
+        for block in (*self.encoder, *self.decoder):
+            block.fuse()
+        return self
+
     def _check(self, video: Tensor) -> None:
         if video.dim() != 5 or video.shape[2] != self.channels:
             raise ValueError(f"video must have shape (B, T, {self.channels}, H, W); got {tuple(video.shape)}")

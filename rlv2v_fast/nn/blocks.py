@@ -6,11 +6,23 @@ before; None starts a clip. In eval mode, streaming a clip in pieces gives what 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
 
-from rlv2v_fast.nn.norm import make_norm
+from rlv2v_fast.nn.norm import FusibleNorm, fold, make_norm
 from rlv2v_fast.ops.backends import check_backend
-from rlv2v_fast.ops.blocks import causal_conv3d, norm_add_relu, norm_relu, pool, upsample
+from rlv2v_fast.ops.blocks import (
+    causal_conv3d,
+    norm_add_relu,
+    norm_add_relu_norm,
+    norm_add_relu_pool_norm,
+    norm_relu,
+)
+from rlv2v_fast.ops.upsample_conv import upsample_conv
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 ConvState = Tensor | None
 BlockState = tuple[ConvState, ConvState]
@@ -62,11 +74,38 @@ class R(nn.Module):
 
     def stream(self, x: Tensor, state: BlockState | None) -> tuple[Tensor, BlockState]:
         """forward with the two convolutions' histories carried."""
+        v, state = self._residual(x, state)
+        return norm_add_relu(v, FusibleNorm(self.bn2), self._shortcut(x), backend=self.backend), state
+
+    def fuse(self) -> Self:
+        """Fold bn1 and bn2 into conv1 and conv2 for inference, in place; returns self.
+
+        Only batch normalization with running statistics folds; bn3 cannot, a ReLU precedes it and padding follows.
+        Outputs change by rounding, the state dict by its entries: fuse a copy of what is to be trained or saved.
+
+        Raises:
+            RuntimeError: a normalization that would fold is in training mode.
+        """
+        for conv, name in ((self.conv1, "bn1"), (self.conv2, "bn2")):
+            norm = getattr(self, name)
+            if isinstance(norm, nn.BatchNorm3d) and norm.running_mean is not None:
+                fold(conv, norm)
+                setattr(self, name, nn.Identity())
+        return self
+
+    def _residual(self, x: Tensor, state: BlockState | None) -> tuple[Tensor, BlockState]:
+        """F(x) before its last normalization."""
         first, second = state or (None, None)
-        u, first = self.conv1.stream(x, first)
-        v, second = self.conv2.stream(norm_relu(u, self.bn1, backend=self.backend), second)
-        shortcut = x if self.skip is None else self.skip(x)
-        return norm_add_relu(v, self.bn2, shortcut, backend=self.backend), (first, second)
+        u, first = self._enter(x, first)
+        v, second = self.conv2.stream(norm_relu(u, FusibleNorm(self.bn1), backend=self.backend), second)
+        return v, (first, second)
+
+    def _enter(self, x: Tensor, history: ConvState) -> tuple[Tensor, ConvState]:
+        """The first convolution."""
+        return self.conv1.stream(x, history)
+
+    def _shortcut(self, x: Tensor) -> Tensor:
+        return x if self.skip is None else self.skip(x)
 
 
 class RPB(R):
@@ -80,12 +119,16 @@ class RPB(R):
         self.bn3 = make_norm(norm, out_channels)
 
     def stream(self, x: Tensor, state: BlockState | None) -> tuple[Tensor, BlockState]:
-        y, state = super().stream(x, state)
-        return self.bn3(pool(y, backend=self.backend)), state
+        v, state = self._residual(x, state)
+        norms = FusibleNorm(self.bn2), FusibleNorm(self.bn3)
+        return norm_add_relu_pool_norm(v, norms[0], self._shortcut(x), norms[1], backend=self.backend), state
 
 
 class URB(R):
     """Spatial nearest 2x upsampling, then R, then normalization: (B, C, T, H, W) to (B, O, T, 2H, 2W).
+
+    The upsampled x is never made: conv1 reads x itself, and so does the shortcut, a 1x1x1 convolution commuting with
+    nearest upsampling. The state, too, holds frames of the size of x.
 
     Arguments as of R. Source: Figure 4, block URB.
     """
@@ -95,5 +138,9 @@ class URB(R):
         self.bn3 = make_norm(norm, out_channels)
 
     def stream(self, x: Tensor, state: BlockState | None) -> tuple[Tensor, BlockState]:
-        y, state = super().stream(upsample(x, backend=self.backend), state)
-        return self.bn3(y), state
+        v, state = self._residual(x, state)
+        norms = FusibleNorm(self.bn2), FusibleNorm(self.bn3)
+        return norm_add_relu_norm(v, norms[0], self._shortcut(x), norms[1], backend=self.backend), state
+
+    def _enter(self, x: Tensor, history: ConvState) -> tuple[Tensor, ConvState]:
+        return upsample_conv(x, self.conv1.weight, self.conv1.bias, history, backend=self.backend)

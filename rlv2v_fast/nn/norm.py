@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from rlv2v_fast.ops.bn import Norm
+
 NORMS = ("batch", "instance")
 
 
@@ -37,6 +39,98 @@ def make_norm(kind: str, channels: int) -> nn.Module:
     if kind == "instance":
         return FrameInstanceNorm(channels)
     raise ValueError(f"norm must be one of {', '.join(NORMS)}; got {kind!r}")
+
+
+class FusibleNorm:
+    """A normalization module as the fused operators see it: its formula's arguments, and its running statistics.
+
+    Called, it is the module. `why_not` says why only that will do, or is None.
+
+    Args:
+        module: any module; nn.BatchNorm3d, FrameInstanceNorm and nn.Identity themselves can be fused.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.module(x)
+
+    def why_not(self, x: Tensor) -> str | None:
+        """Why x must go through the module itself; None when it can be fused."""
+        module = self.module
+        if type(module) not in (nn.BatchNorm3d, FrameInstanceNorm, nn.Identity):
+            return f"a {type(module).__name__} is none of the normalizations it knows"
+        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+            return "the normalization has hooks, which only calling it runs"
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.is_floating_point() and tensor.dtype != x.dtype:
+                return f"the normalization is {tensor.dtype} and its input {x.dtype}"
+        return None
+
+    def arguments(self, x: Tensor) -> Norm:
+        """Its arguments for the input x.
+
+        Raises:
+            ValueError: batch statistics of a single value per channel are asked for, as nn.BatchNorm3d does.
+        """
+        module, channels = self.module, x.shape[1]
+        if isinstance(module, FrameInstanceNorm):
+            return Norm(module.weight, module.bias, None, None, module.eps, True)
+        if isinstance(module, nn.Identity):
+            one, zero = x.new_ones(channels), x.new_zeros(channels)
+            return Norm(one, zero, zero, one, 0.0)
+        assert isinstance(module, nn.BatchNorm3d)
+        weight = module.weight if module.affine else x.new_ones(channels)
+        bias = module.bias if module.affine else x.new_zeros(channels)
+        if not module.training and module.running_mean is not None:
+            return Norm(weight, bias, module.running_mean, module.running_var, module.eps)
+        if x.numel() == channels:
+            raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(x.shape)}")
+        return Norm(weight, bias, None, None, module.eps)
+
+    def update(self, mean: Tensor | None, var: Tensor | None, count: int) -> None:
+        """Move the running statistics, as PyTorch does, to the mean and biased variance measured of `count` values."""
+        module = self.module
+        if not isinstance(module, nn.BatchNorm3d) or not module.training or module.running_mean is None:
+            return
+        assert module.running_var is not None
+        assert module.num_batches_tracked is not None
+        module.num_batches_tracked.add_(1)
+        if mean is None or var is None or count == 0:
+            return
+        # A tensor of the counter's reciprocal, which unlike a float does not have to be read here.
+        share: float | Tensor
+        if module.momentum is not None:
+            share = module.momentum
+        else:
+            share = module.num_batches_tracked.to(mean.dtype).reciprocal()
+        module.running_mean.lerp_(mean, share)
+        module.running_var.lerp_(var * (count / max(count - 1, 1)), share)
+
+
+@torch.no_grad()
+def fold(conv: nn.Conv3d, norm: nn.BatchNorm3d) -> None:
+    """Give conv the weight and bias with which it computes norm(conv(x)) by the running statistics.
+
+    Raises:
+        RuntimeError: norm is in training mode, in which it uses those of the batch.
+    """
+    if norm.training:
+        raise RuntimeError("only a normalization in eval mode folds into a convolution; call eval() first")
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.affine:
+        scale = scale * norm.weight.double()
+    shift = -norm.running_mean.double() * scale
+    if norm.affine:
+        shift = shift + norm.bias.double()
+    if conv.bias is not None:
+        shift = shift + conv.bias.double() * scale
+    weight = conv.weight.double() * scale.view(-1, 1, 1, 1, 1)
+    conv.weight = nn.Parameter(weight.to(conv.weight.dtype), requires_grad=conv.weight.requires_grad)
+    conv.bias = nn.Parameter(shift.to(conv.weight.dtype), requires_grad=conv.weight.requires_grad)
 
 
 @contextmanager

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rlv2v_fast.ops.backends import choose
+from rlv2v_fast.ops.bn import Norm, bn_refusal
+from rlv2v_fast.ops.bn_add_relu import bn_add_relu
+from rlv2v_fast.ops.bn_add_relu_pool import bn_add_relu_pool
+from rlv2v_fast.ops.bn_relu import bn_relu
 from rlv2v_fast.reference.blocks import (
-    Norm,
     norm_add_relu_reference,
     norm_relu_reference,
     pool_reference,
@@ -32,14 +37,19 @@ def causal_conv3d(
     Raises:
         ValueError: x is not five-dimensional, its channels are not those of weight, or history does not fit.
     """
+    check_causal_conv3d(x, weight, history)
+    before = weight.shape[2] - 1
+    padded = with_history(x, before, history)
+    return _conv3d(padded, weight, bias), padded[:, :, padded.shape[2] - before :] if before else None
+
+
+def check_causal_conv3d(x: Tensor, weight: Tensor, history: Tensor | None) -> None:
+    """ValueError unless x (B, C, T, H, W) and its history fit the kernel (O, C, kt, kh, kw)."""
     if x.dim() != 5 or x.shape[1] != weight.shape[1]:
         raise ValueError(f"x must have shape (B, {weight.shape[1]}, T, H, W); got {tuple(x.shape)}")
     wanted = (x.shape[0], x.shape[1], weight.shape[2] - 1, x.shape[3], x.shape[4])
     if history is not None and history.shape != wanted:
         raise ValueError(f"history must have shape {wanted}; got {tuple(history.shape)}")
-    before = weight.shape[2] - 1
-    padded = with_history(x, before, history)
-    return _conv3d(padded, weight, bias), padded[:, :, padded.shape[2] - before :] if before else None
 
 
 def _conv3d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -63,25 +73,72 @@ def _conv3d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.cat([first, second[:, :, 2 * half - frames :]], dim=2)
 
 
-def norm_relu(x: Tensor, norm: Norm, *, backend: str = "auto") -> Tensor:
+class Normalization(Protocol):
+    """A normalization that the fused operators can take apart (nn.norm.FusibleNorm); calling it is the reference."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+    def why_not(self, x: Tensor) -> str | None:
+        """Why only calling it will do, or None."""
+
+    def arguments(self, x: Tensor) -> Norm:
+        """Its formula's arguments for the input x."""
+
+    def update(self, mean: Tensor | None, var: Tensor | None, count: int) -> None:
+        """Take note of the statistics measured over `count` values."""
+
+
+def _count(x: Tensor) -> int:
+    """Values behind each of the batch statistics of x."""
+    return x.numel() // max(x.shape[1], 1)
+
+
+def _cpp_refusal(x: Tensor, *norms: Normalization) -> str | None:
+    reasons = (bn_refusal(x), *(norm.why_not(x) for norm in norms))
+    return next((reason for reason in reasons if reason is not None), None)
+
+
+def norm_relu(x: Tensor, norm: Normalization, *, backend: str = "auto") -> Tensor:
     """relu(norm(x)) for x (B, C, T, H, W)."""
-    choose("norm_relu", backend, {})
-    return norm_relu_reference(x, norm)
+    if choose("bn_relu", backend, {"cpp": lambda: _cpp_refusal(x, norm)}) == "reference":
+        return norm_relu_reference(x, norm)
+    y, mean, var = bn_relu(x, norm.arguments(x), backend="cpp")
+    norm.update(mean, var, _count(x))
+    return y
 
 
-def norm_add_relu(x: Tensor, norm: Norm, skip: Tensor, *, backend: str = "auto") -> Tensor:
+def norm_add_relu(x: Tensor, norm: Normalization, skip: Tensor, *, backend: str = "auto") -> Tensor:
     """relu(norm(x) + skip) for x and skip (B, C, T, H, W)."""
-    choose("norm_add_relu", backend, {})
-    return norm_add_relu_reference(x, norm, skip)
+    if choose("bn_add_relu", backend, {"cpp": lambda: _cpp_refusal(x, norm)}) == "reference":
+        return norm_add_relu_reference(x, norm, skip)
+    y, measured, _ = bn_add_relu(x, skip, norm.arguments(x), backend="cpp")
+    norm.update(*measured, _count(x))
+    return y
 
 
-def pool(x: Tensor, *, backend: str = "auto") -> Tensor:
-    """Max pooling of (B, C, T, H, W) to (B, C, T, H // 2, W // 2)."""
-    choose("pool", backend, {})
-    return pool_reference(x)
+def norm_add_relu_norm(
+    x: Tensor, norm: Normalization, skip: Tensor, again: Normalization, *, backend: str = "auto"
+) -> Tensor:
+    """again(relu(norm(x) + skip)) for x (B, C, T, H, W); skip is alike or of half the height and width."""
+    if choose("bn_add_relu", backend, {"cpp": lambda: _cpp_refusal(x, norm, again)}) == "reference":
+        full = skip if skip.shape == x.shape else upsample_reference(skip)
+        return again(norm_add_relu_reference(x, norm, full))
+    z, measured, measured_again = bn_add_relu(x, skip, norm.arguments(x), again.arguments(x), backend="cpp")
+    norm.update(*measured, _count(x))
+    again.update(*measured_again, _count(x))
+    return z
 
 
-def upsample(x: Tensor, *, backend: str = "auto") -> Tensor:
-    """Nearest upsampling of (B, C, T, H, W) to (B, C, T, 2H, 2W)."""
-    choose("upsample", backend, {})
-    return upsample_reference(x)
+def norm_add_relu_pool_norm(
+    x: Tensor, norm: Normalization, skip: Tensor, again: Normalization, *, backend: str = "auto"
+) -> Tensor:
+    """again(maxpool(relu(norm(x) + skip))) for x and skip (B, C, T, H, W), to (B, C, T, H // 2, W // 2)."""
+    if choose("bn_add_relu_pool", backend, {"cpp": lambda: _cpp_refusal(x, norm, again)}) == "reference":
+        return again(pool_reference(norm_add_relu_reference(x, norm, skip)))
+    like_pooled = x[..., 1::2, 1::2]
+    z, measured, measured_again = bn_add_relu_pool(
+        x, skip, norm.arguments(x), again.arguments(like_pooled), backend="cpp"
+    )
+    norm.update(*measured, _count(x))
+    again.update(*measured_again, _count(z))
+    return z

@@ -48,3 +48,41 @@ LIBRARY.define(
     "convlstm_gates_triton_bwd(Tensor grad_h, Tensor grad_c_next, Tensor gates, Tensor c, Tensor c_next)"
     " -> (Tensor grad_gates, Tensor grad_c)"
 )
+
+# Normalization of x (B, C, T, H, W) over (B, T, H, W), or per_frame over (H, W). Statistics are (C,), or (B, C, T) per
+# frame; given ones are frozen, others are measured and returned, which frozen ones are not: they come back as (0,).
+LIBRARY.define("bn_stats(Tensor x, bool per_frame) -> (Tensor mean, Tensor var)")
+LIBRARY.define(
+    "bn_relu_fwd(Tensor x, Tensor weight, Tensor bias, Tensor? mean, Tensor? var, float eps, bool per_frame)"
+    " -> (Tensor y, Tensor mean, Tensor var)"
+)
+LIBRARY.define(
+    "bn_relu_bwd(Tensor grad_y, Tensor x, Tensor weight, Tensor bias, Tensor mean, Tensor var, float eps,"
+    " bool per_frame, bool frozen) -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)"
+)
+# z = again(relu(norm(x) + skip)); without weight_again there is no second normalization. skip is as large as x, or has
+# half its height and width and is repeated 2x2.
+LIBRARY.define(
+    "bn_add_relu_fwd(Tensor x, Tensor skip, Tensor weight, Tensor bias, Tensor? mean, Tensor? var, float eps,"
+    " Tensor? weight_again, Tensor? bias_again, Tensor? mean_again, Tensor? var_again, float eps_again, bool per_frame)"
+    " -> (Tensor z, Tensor mean, Tensor var, Tensor mean_again, Tensor var_again)"
+)
+LIBRARY.define(
+    "bn_add_relu_bwd(Tensor grad_z, Tensor x, Tensor skip, Tensor weight, Tensor bias, Tensor mean, Tensor var,"
+    " float eps, bool frozen, Tensor? weight_again, Tensor? bias_again, Tensor? mean_again, Tensor? var_again,"
+    " float eps_again, bool frozen_again, bool per_frame) -> (Tensor grad_x, Tensor grad_skip, Tensor grad_weight,"
+    " Tensor grad_bias, Tensor grad_weight_again, Tensor grad_bias_again)"
+)
+# The same with a 1x2x2 max pooling before the second normalization. largest is what the pooling gave, index (uint8) the
+# place of each in its window.
+LIBRARY.define(
+    "bn_add_relu_pool_fwd(Tensor x, Tensor skip, Tensor weight, Tensor bias, Tensor? mean, Tensor? var, float eps,"
+    " Tensor weight_again, Tensor bias_again, Tensor? mean_again, Tensor? var_again, float eps_again, bool per_frame)"
+    " -> (Tensor z, Tensor largest, Tensor index, Tensor mean, Tensor var, Tensor mean_again, Tensor var_again)"
+)
+LIBRARY.define(
+    "bn_add_relu_pool_bwd(Tensor grad_z, Tensor x, Tensor largest, Tensor index, Tensor weight, Tensor bias,"
+    " Tensor mean, Tensor var, float eps, bool frozen, Tensor weight_again, Tensor bias_again, Tensor mean_again,"
+    " Tensor var_again, float eps_again, bool frozen_again, bool per_frame) -> (Tensor grad_x, Tensor grad_skip,"
+    " Tensor grad_weight, Tensor grad_bias, Tensor grad_weight_again, Tensor grad_bias_again)"
+)

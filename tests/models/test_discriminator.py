@@ -167,3 +167,17 @@ def test_r1_trains_every_weight_that_the_logits_use(discriminator):
 def test_another_shape_is_refused(shape):
     with pytest.raises(ValueError, match=r"video must have shape \(B, T, 3, H >= 8, W >= 8\); got \("):
         Discriminator(2)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+@pytest.mark.parametrize("training", [True, False])
+def test_r1_penalty_and_its_gradients_are_the_references(training, norm):
+    clip = video(batch=2).requires_grad_()
+    results = []
+    for backend in ("auto", "reference"):
+        torch.manual_seed(5)
+        judge = Discriminator(2, norm=norm, backend=backend).double().train(training)
+        verdict = judge(clip)
+        penalty = r1_penalty(verdict.authenticity.square(), clip) + r1_penalty(verdict.video, clip)
+        results.append((penalty, torch.autograd.grad(penalty, list(judge.parameters()), allow_unused=True)))
+    torch.testing.assert_close(*results, rtol=1e-8, atol=1e-10)

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -208,3 +210,10 @@ def test_an_unknown_norm_or_backend_is_refused():
         Generator(2, norm="layer")
     with pytest.raises(ValueError, match="backend must be one of"):
         Generator(2, backend="metal")
+
+
+def test_fused_generator_translates_alike(settled):
+    generator = settled(Generator(2).double())
+    video = torch.rand(1, 3, 3, 16, 16, dtype=torch.float64) * 2 - 1
+    wanted = generator(video)
+    torch.testing.assert_close(copy.deepcopy(generator).fuse()(video), wanted, rtol=1e-10, atol=1e-10)

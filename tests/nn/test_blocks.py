@@ -1,10 +1,15 @@
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+from rlv2v_fast import extension
 from rlv2v_fast.nn.blocks import RPB, URB, R
+from rlv2v_fast.ops.backends import BackendFallbackWarning
 
 BLOCKS = [R, RPB, URB]
+needs_cpp = pytest.mark.skipif(extension.why_not_cpu() is not None, reason=str(extension.why_not_cpu()))
 
 
 def plain(block, x):
@@ -87,3 +92,139 @@ def test_wrong_arguments_are_named():
         R(2, 3, backend="cudnn")
     with pytest.raises(ValueError, match=r"x must have shape \(B, 2, T, H, W\)"):
         R(2, 3)(torch.zeros(1, 4, 2, 4, 4))
+
+
+def trained(block, x, grad, mode):
+    """Output, gradients and buffers after one step of `mode` training or not."""
+    block.train(mode)
+    x = x.detach().requires_grad_()
+    y = block(x)
+    parameters = list(block.parameters())
+    return y, torch.autograd.grad(y, (x, *parameters), grad(y)), dict(block.named_buffers())
+
+
+def set_norms(block, make):
+    for name, module in list(block.named_children()):
+        if isinstance(module, torch.nn.BatchNorm3d):
+            setattr(block, name, make(module.num_features))
+
+
+NORM_OPTIONS = [
+    {},
+    {"momentum": None},
+    {"track_running_stats": False},
+    {"affine": False},
+    {"momentum": 1.0, "eps": 1e-2},
+]
+
+
+@needs_cpp
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize("options", NORM_OPTIONS, ids=str)
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("channels", [(3, 5), (4, 4)])
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_fused_equals_reference_in_outputs_gradients_and_buffers(kind, channels, training, options, layout):
+    blocks = {}
+    for backend in ("cpp", "reference"):
+        torch.manual_seed(3)
+        blocks[backend] = kind(*channels, backend=backend)
+        set_norms(blocks[backend], lambda n: torch.nn.BatchNorm3d(n, **options))
+        blocks[backend].double()
+    x = torch.randn(2, channels[0], 3, 7, 6, dtype=torch.float64).contiguous(memory_format=layout)
+    # The second step starts from statistics that are no longer the initial ones.
+    for mode in (True, training):
+        ours, wanted = (trained(block, x, lambda y: torch.cos(y.detach()), mode) for block in blocks.values())
+        torch.testing.assert_close(ours, wanted, rtol=1e-9, atol=1e-9)
+
+
+@needs_cpp
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_fused_instance_norm_equals_reference(kind):
+    fused, plain_block = (kind(3, 5, norm="instance", backend=backend).double() for backend in ("cpp", "reference"))
+    plain_block.load_state_dict(fused.state_dict())
+    x = torch.randn(2, 3, 3, 7, 6, dtype=torch.float64)
+    ours, wanted = (trained(block, x, torch.cos, True) for block in (fused, plain_block))
+    torch.testing.assert_close(ours, wanted, rtol=1e-9, atol=1e-9)
+
+
+@needs_cpp
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_fused_takes_expanded_gradients_sliced_inputs_and_no_clips(kind):
+    fused, plain_block = (kind(2, 3, backend=backend).double() for backend in ("cpp", "reference"))
+    plain_block.load_state_dict(fused.state_dict())
+    for x in (torch.randn(2, 2, 2, 6, 12).double()[..., ::2], torch.zeros(0, 2, 2, 6, 6).double()):
+        ours, wanted = (
+            trained(block, x, lambda y: torch.ones((), dtype=y.dtype).expand_as(y), True)
+            for block in (fused, plain_block)
+        )
+        torch.testing.assert_close(ours, wanted, rtol=1e-9, atol=1e-9)
+
+
+@needs_cpp
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_fused_compiles_as_one_graph_with_gradients_and_statistics(kind, norm):
+    fused, plain_block = (kind(2, 3, norm=norm, backend=backend).double() for backend in ("cpp", "reference"))
+    plain_block.load_state_dict(fused.state_dict())
+    x = torch.randn(2, 2, 2, 6, 6, dtype=torch.float64)
+    results = []
+    for block, call in ((fused, torch.compile(fused, fullgraph=True)), (plain_block, plain_block)):
+        y = call(x)
+        grads = torch.autograd.grad(y.exp().sum(), list(block.parameters()))
+        results.append((y, grads, dict(block.named_buffers())))
+    torch.testing.assert_close(*results, rtol=1e-9, atol=1e-9)
+
+
+@needs_cpp
+def test_a_single_value_per_channel_is_refused_in_training_as_by_pytorch():
+    for backend in ("cpp", "reference"):
+        with pytest.raises(ValueError, match="Expected more than 1 value per channel when training"):
+            R(2, 2, backend=backend)(torch.zeros(1, 2, 1, 1, 1))
+        # The pooled clip, too, must have more than one value.
+        with pytest.raises(ValueError, match="Expected more than 1 value per channel when training"):
+            RPB(2, 2, backend=backend)(torch.zeros(1, 2, 1, 2, 3))
+
+
+@needs_cpp
+def test_a_norm_that_cannot_be_fused_is_called():
+    block = R(2, 3).double()
+    seen = []
+    block.bn1.register_forward_hook(lambda module, arguments, output: seen.append(output.shape))
+    with pytest.warns(BackendFallbackWarning, match="the normalization has hooks"):
+        block(torch.randn(1, 2, 2, 4, 4).double())
+    assert seen == [(1, 3, 2, 4, 4)]
+    block = R(2, 3, backend="cpp")
+    block.bn2 = torch.nn.GroupNorm(1, 3)
+    with pytest.raises(RuntimeError, match="a GroupNorm is none of the normalizations it knows"):
+        block(torch.randn(1, 2, 2, 4, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_runs_the_reference_and_an_explicit_backend_says_why_not(dtype):
+    x = torch.randn(2, 2, 2, 4, 4).to(dtype)
+    assert RPB(2, 3).to(dtype)(x).dtype == dtype
+    with pytest.raises(RuntimeError, match=r"the C\+\+ kernel takes float32 and float64"):
+        RPB(2, 3, backend="cpp").to(dtype)(x)
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_fuse_changes_outputs_by_rounding_only(kind, backend, norm):
+    block = kind(3, 5, norm=norm, backend=backend).double()
+    x = torch.randn(2, 3, 3, 6, 8, dtype=torch.float64)
+    for _ in range(3):
+        block(torch.randn_like(x) + 1)  # running statistics away from 0 and 1
+    wanted, state = block.eval().stream(x, None)
+    folded = copy.deepcopy(block).fuse()
+    torch.testing.assert_close(folded.stream(x, None)[0], wanted, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(folded.stream(x, state)[0], block.stream(x, state)[0], rtol=1e-12, atol=1e-12)
+    assert isinstance(folded.bn1, torch.nn.Identity) == (norm == "batch")
+    assert isinstance(block.bn1, torch.nn.Identity) is False
+
+
+def test_fuse_refuses_batch_statistics():
+    with pytest.raises(RuntimeError, match="only a normalization in eval mode folds into a convolution"):
+        R(2, 3).fuse()
+    assert R(2, 3, norm="instance").fuse() is not None

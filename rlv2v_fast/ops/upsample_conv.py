@@ -1,0 +1,69 @@
+"""upsample_conv: nearest 2x upsampling and a causal 3x3x3 convolution without the upsampled tensor."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rlv2v_fast.ops.backends import check_backend
+from rlv2v_fast.ops.blocks import causal_conv3d, check_causal_conv3d
+from rlv2v_fast.reference.blocks import upsample_reference, with_history
+
+# From these sizes on the transposed convolution was faster (docs/performance.md): numbers of x times output channels,
+# and pixels, to which it owes the time that summing the weights takes.
+_WORTHWHILE, _PIXELS = 1 << 16, 256
+
+# Row k of the transposed kernel sums these of the three rows of the kernel. An output row 2i sees the upsampled rows
+# 2i-1, 2i, 2i+1, which are the low rows i-1, i, i; an output row 2i+1 sees i, i, i+1.
+_TAPS = ((0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+
+
+def upsample_conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, history: Tensor | None = None, *, backend: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    """causal_conv3d(upsample(x), weight, bias).
+
+    Two of three upsampled rows and columns that a kernel meets are equal, so each of the four output phases is a 2x2
+    convolution of x with summed weights, 2.25 times fewer multiplications. Together they are one transposed convolution
+    of kernel 4 and stride 2. Summing the weights first rounds differently: by about one unit in the last place of a
+    weight. Gradients, of any order, are PyTorch's own.
+
+    Args:
+        x: (B, C, T, H, W). weight: (O, C, 3, 3, 3). bias: (O,) or None.
+        history: (B, C, 2, H, W), the frames before x; None is zeros.
+        backend: "reference" upsamples and convolves; others, on a CPU in float32, use the transposed convolution where
+            it was measured to be faster.
+
+    Returns:
+        (B, O, T, 2H, 2W), and the history that the frames after x need.
+
+    Raises:
+        ValueError: the kernel is not 3x3x3, or x or history does not fit it.
+    """
+    check_backend(backend)
+    if weight.shape[2:] != (3, 3, 3):
+        raise ValueError(f"weight must have shape (O, C, 3, 3, 3); got {tuple(weight.shape)}")
+    check_causal_conv3d(x, weight, history)
+    padded = with_history(x, 2, history)
+    if backend != "reference" and is_worthwhile(x, weight):
+        y = _transposed(padded, weight, bias)
+    else:
+        before = None if history is None else upsample_reference(history)
+        y, _ = causal_conv3d(upsample_reference(x), weight, bias, before)
+    return y, padded[:, :, padded.shape[2] - 2 :]
+
+
+def is_worthwhile(x: Tensor, weight: Tensor) -> bool:
+    """Whether the transposed convolution was measured to be faster for such an input and kernel."""
+    if x.device.type != "cpu" or x.dtype != torch.float32:
+        return False
+    return x.numel() * weight.shape[0] >= _WORTHWHILE and x.numel() >= _PIXELS * x.shape[1]
+
+
+def _transposed(padded: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The transposed convolution of x with its two frames of history in front."""
+    taps = weight.new_tensor(_TAPS)
+    kernel = torch.einsum("ph,qw,octhw->cotpq", taps, taps, weight).flip(2)
+    # The padding crops what depends on frames outside, and the outermost row and column of each side.
+    return F.conv_transpose3d(padded, kernel, bias, stride=(1, 2, 2), padding=(2, 1, 1))

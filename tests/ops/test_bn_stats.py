@@ -1,0 +1,92 @@
+import pytest
+import torch
+from torch.library import opcheck
+
+from rlv2v_fast.ops.bn import bn_refusal
+from rlv2v_fast.ops.bn_stats import bn_stats
+from tests.ops.bn_cases import LAYOUTS, SHAPES, clip, needs_cpp
+
+BACKENDS = ["reference", pytest.param("cpp", marks=needs_cpp)]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_mean_and_biased_variance_over_the_batch_or_each_frame(shape, layout, backend):
+    x = clip(shape, layout)
+    for per_frame, dims in ((False, (0, 2, 3, 4)), (True, (3, 4))):
+        wanted = x.mean(dims), x.var(dims, correction=0)
+        torch.testing.assert_close(bn_stats(x, per_frame=per_frame, backend=backend), wanted, rtol=1e-12, atol=1e-12)
+
+
+@needs_cpp
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_large_mean_or_an_outlier_costs_the_variance_no_accuracy(layout):
+    x = torch.randn(2, 5, 4, 33, 37).contiguous(memory_format=layout)
+    x[0, :, 0, 0, 0] += 1e4  # the first value of every channel
+    for moved in (x, x + 1000):
+        mean, var = bn_stats(moved, backend="cpp")
+        exact = bn_stats(moved.double(), backend="reference")
+        # The outlier makes the deviation larger than 100.
+        torch.testing.assert_close(mean.double(), exact[0], rtol=2e-7, atol=1e-6)
+        torch.testing.assert_close(var.double(), exact[1], rtol=2e-6, atol=0)
+
+
+@needs_cpp
+def test_the_number_of_threads_does_not_change_a_bit():
+    threads = torch.get_num_threads()
+    try:
+        for layout in LAYOUTS:
+            x = clip((3, 20, 4, 33, 37), layout, torch.float32)
+            found = []
+            for count in (1, 2):
+                torch.set_num_threads(count)
+                found.append(bn_stats(x, backend="cpp"))
+            assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    finally:
+        torch.set_num_threads(threads)
+
+
+@needs_cpp
+def test_sliced_input_and_no_values_at_all():
+    x = clip((2, 3, 4, 6, 10))[..., ::2]
+    torch.testing.assert_close(bn_stats(x, backend="cpp"), bn_stats(x, backend="reference"))
+    for statistic in bn_stats(torch.zeros(0, 3, 2, 2, 2), backend="cpp"):
+        assert statistic.shape == (3,)
+        assert statistic.isnan().all()
+
+
+@needs_cpp
+def test_nan_stays_in_its_channel():
+    x = clip((2, 3, 2, 5, 5)).detach()
+    x[1, 1, 0, 2, 2] = float("nan")
+    mean, var = bn_stats(x, backend="cpp")
+    assert mean.isnan().tolist() == var.isnan().tolist() == [False, True, False]
+
+
+@needs_cpp
+def test_opcheck():
+    for layout in LAYOUTS:
+        for per_frame in (False, True):
+            opcheck(torch.ops.rlv2v_fast.bn_stats, (clip((2, 3, 2, 5, 4), layout).detach(), per_frame))
+
+
+def test_arguments_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match=r"x must have shape \(B, C, T, H, W\); got \(2, 3\)"):
+        bn_stats(torch.zeros(2, 3))
+    with pytest.raises(RuntimeError, match=r"the C\+\+ kernel takes float32 and float64, not torch.float16"):
+        bn_stats(torch.zeros(1, 1, 1, 2, 2).half(), backend="cpp")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_cuda_matches_the_reference(shape, layout):
+    x = clip(shape, layout, device="cuda")
+    for per_frame in (False, True):
+        ours, wanted = (bn_stats(x, per_frame=per_frame, backend=backend) for backend in ("cpp", "reference"))
+        torch.testing.assert_close(ours, wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_a_device_without_kernels_is_refused():
+    assert "exists for the CPU alone, not for meta" in bn_refusal(torch.empty(1, 2, 3, 4, 5, device="meta"))
