@@ -21,7 +21,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.bench_convlstm import interleave, percentile
+from bench.harness import interleave, percentile
 from rlv2v_fast.nn.blocks import RPB, URB, R
 from rlv2v_fast.nn.norm import FusibleNorm
 from rlv2v_fast.ops.blocks import causal_conv3d, norm_add_relu_norm, norm_add_relu_pool_norm, norm_relu
