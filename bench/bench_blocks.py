@@ -21,6 +21,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bench import cases
+from bench.cases import FLOOR, Operation, Setting, UnavailableError
 from bench.harness import interleave, percentile
 from rlv2v_fast.nn.blocks import RPB, URB, R
 from rlv2v_fast.nn.norm import FusibleNorm
@@ -70,7 +72,7 @@ def section_calls(kind: str, case: Case, layout: torch.memory_format) -> dict[st
     """Each variant, and what it differentiates."""
     scale = 1 if kind == "RPB" else 2
     inputs = [leaf(case.shape(), layout), leaf(case.shape(), layout), leaf(case.shape(scale), layout)]
-    calls = {}
+    calls: dict[str, tuple[Call, list[Tensor]]] = {}
     for name in ("eager", "torch.compile", "fused"):
         module = Section(kind, case.channels, "cpp" if name == "fused" else "reference")
         run = torch.compile(module) if name == "torch.compile" else module
@@ -80,13 +82,13 @@ def section_calls(kind: str, case: Case, layout: torch.memory_format) -> dict[st
 
 def block_calls(kind: str, case: Case, layout: torch.memory_format) -> dict[str, tuple[Call, list[Tensor]]]:
     x = leaf(case.shape(1 if kind == "RPB" else 2), layout)
-    calls = {}
+    calls: dict[str, tuple[Call, list[Tensor]]] = {}
     for name in ("eager", "torch.compile", "fused", "convolutions"):
         backend = "auto" if name == "fused" else "reference"
-        block = KINDS[kind](case.channels, case.channels, backend=backend).to(memory_format=layout)
+        block = KINDS[kind](case.channels, case.channels, backend=backend).to(memory_format=layout)  # type: ignore[call-overload]
         run: Callable[[Tensor], Tensor | tuple[Tensor, ...]] = block
         if name == "torch.compile":
-            run = torch.compile(block)  # type: ignore[assignment]
+            run = torch.compile(block)
         if name == "convolutions":
             u = leaf(case.shape(), layout)
             run = partial(convolutions, block, u)
@@ -117,6 +119,38 @@ def forward_backward(call: Call, leaves: list[Tensor]) -> None:
 
 PASSES = {"fwd": forward, "fwd+bwd": forward_backward}
 SECTIONS = {"fused": section_calls, "block": block_calls}
+
+
+# Variants by the names that all benchmarks share.
+VARIANTS = {"naive": "eager", "compile": "torch.compile", "cpp": "fused", FLOOR: "convolutions"}
+
+
+def prepare(section: str, kind: str, case: cases.Case, backend: str, setting: Setting) -> cases.Calls:
+    """Calls of one variant for `python -m bench`, in float32 on the CPU."""
+    if setting.device.type != "cpu" or setting.dtype != torch.float32:
+        raise UnavailableError("the benchmarks of the blocks run in float32 on the CPU")
+    torch.manual_seed(0)
+    variants = SECTIONS[section](kind, CASES[case.name], LAYOUTS[setting.layout])
+    call = variants[VARIANTS[backend]]
+    return {"fwd": partial(forward, *call), "fwd_bwd": partial(forward_backward, *call)}
+
+
+def registered(section: str, kind: str) -> Operation:
+    """A block, or the fused section between its convolutions, for `python -m bench`."""
+    shapes = {
+        name: {"B": case.batch, "T": case.frames, "C": case.channels, "H": case.size, "W": case.size}
+        for name, case in CASES.items()
+    }
+    return Operation(
+        kind.lower() if section == "block" else f"{kind.lower()}-between",
+        tuple(cases.Case(name, shape, devices=("cpu",)) for name, shape in shapes.items()),
+        tuple(VARIANTS),
+        partial(prepare, section, kind),
+        applies=lambda case, backend: section == "block" or backend != FLOOR,
+    )
+
+
+OPERATIONS = tuple(registered(section, kind) for section in SECTIONS for kind in KINDS)
 
 
 def mebibytes(kind: str, case: Case, title: str) -> float:
@@ -171,7 +205,7 @@ def main() -> None:
 @pytest.mark.parametrize("title", PASSES)
 def test_blocks(
     benchmark: Callable[..., None], title: str, section: str, kind: str, name: str, layout: str, variant: str
-):
+) -> None:
     benchmark(PASSES[title], *SECTIONS[section](kind, CASES[name], LAYOUTS[layout])[variant])
 
 

@@ -90,8 +90,8 @@ if [ -z "$rehearse" ]; then
   stage compile 110 "${bench[@]}" run --op convlstm --out "$rows" --dtype bfloat16 --rounds 15 --budget 60 \
     --backend naive compile triton --case A BIG
   stage system 60 "${bench[@]}" run --op system --out "$rows" --backend ours reference --rounds 3 --budget 40
-  stage install 25 "${bench[@]}" run --op system --out "$rows" --device cpu --rounds 3 --backend ours python torch \
-    --case replay-add replay-sample decode-256 import wheel
+  stage install 40 "${bench[@]}" run --op system --out "$rows" --device cpu --rounds 3 --budget 20 \
+    --backend ours python torch --case replay-add replay-sample decode-256 import wheel
   stage layout 40 "${bench[@]}" run --op convlstm --out "$rows" --dtype bfloat16 --layout channels_last --rounds 15 \
     --budget 30 --backend naive triton triton-fused conv
   stage scaling 40 "${bench[@]}" scaling --op convlstm --out "$rows" --dtype bfloat16 --phase fwd --rounds 9 \

@@ -49,7 +49,7 @@ def markdown(rows: Iterable[Row], *, full: bool = True) -> str:
     lines: list[str] = []
     devices = list(dict.fromkeys(row["device"] for row in rows))
     for device in devices:
-        lines += [*device_table(device, [row for row in rows if row["device"] == device], full), ""]
+        lines += device_table(device, [row for row in rows if row["device"] == device], full)
     if not any(not is_gpu(row) for row in rows):
         lines += ["CPU: not yet measured", ""]
     if not any(is_gpu(row) for row in rows):
@@ -72,7 +72,7 @@ def device_table(device: str, rows: Sequence[Row], full: bool) -> list[str]:
     if exponents:
         lines += ["Cost grows as size to the power of (T frames, B samples, HW pixels, K hidden channels):", ""]
         lines += ["| op | phase | dtype | backend | size | exponent | points |", "|---|---|---|---|---|---|---|"]
-        lines += ["| " + " | ".join(map(str, line)) + " |" for line in exponents]
+        lines += [*("| " + " | ".join(map(str, line)) + " |" for line in exponents), ""]
     return lines
 
 
@@ -131,7 +131,8 @@ def shown(value: float | None, form: str) -> str:
 def spread(row: Row) -> str:
     if row["p50_ms"] is None:
         return "–"
-    return f"{row['p50_ms']:.3g} ({row['p20_ms']:.3g} to {row['p80_ms']:.3g})"
+    middle, low, high = (f"{row[p]:.3g}" if row[p] < 1000 else f"{row[p]:.0f}" for p in ("p50_ms", "p20_ms", "p80_ms"))
+    return f"{middle} ({low} to {high})"
 
 
 def gain(value: float | None) -> str:
