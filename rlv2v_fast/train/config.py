@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 
 from rlv2v_fast.errors import InputError
 
@@ -234,6 +233,8 @@ def load_config(name: str | Path) -> TrainConfig:
         path = PRESETS / f"{name}.yaml"
     if not path.is_file():
         raise InputError(f"config must be a YAML file or one of the presets {', '.join(presets())}; got {str(name)!r}")
+    import yaml  # only files need it: a run configured in Python trains without
+
     try:
         values = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -261,6 +262,8 @@ def to_dict(config: TrainConfig) -> dict[str, Any]:
 
 def save_config(config: TrainConfig, path: Path) -> None:
     """Write config as YAML that load_config reads back."""
+    import yaml
+
     path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
 
 
