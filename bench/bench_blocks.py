@@ -189,6 +189,7 @@ def main() -> None:
         for name in options.cases:
             for layout in options.layouts:
                 for kind in KINDS:
+                    torch.compiler.reset()  # each case compiles for its own shapes
                     calls = SECTIONS[section](kind, CASES[name], LAYOUTS[layout])
                     for title, run in PASSES.items():
                         timed = {variant: partial(run, *call) for variant, call in calls.items()}

@@ -51,7 +51,7 @@ def check_norm(name: str, norm: Norm, x: Tensor) -> None:
 def bn_refusal(x: Tensor) -> str | None:
     """Why the C++ kernels cannot take x; None when they can."""
     if x.device.type != "cpu":
-        return f"the kernel exists for the CPU alone, not for {x.device.type}"
+        return f"the C++ kernel runs on cpu, not on {x.device.type}"
     if x.dtype not in (torch.float32, torch.float64):
         return f"the C++ kernel takes float32 and float64, not {x.dtype}"
     return cpp_refusal(x)

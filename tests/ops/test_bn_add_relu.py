@@ -134,14 +134,3 @@ def test_opcheck(layout):
 def test_arguments_that_do_not_fit_are_named(skip, again, message):
     with pytest.raises(ValueError, match=message):
         bn_add_relu(clip((1, 3, 1, 5, 4)), skip, norm(3), norm(3, again) if again else None)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("shape", LOW_SHAPES)
-def test_cuda_matches_the_reference_with_gradients(shape, layout, mode):
-    for skip_shape in (shape, low(shape)):
-        x, skip = (clip(s, layout, device="cuda") for s in (shape, skip_shape))
-        n, again = (norm(shape[1], mode, device="cuda") for _ in range(2))
-        check_against_reference(bn_add_relu, (x, skip, n, again))

@@ -114,13 +114,3 @@ def test_arguments_that_do_not_fit_are_named():
         bn_add_relu_pool(clip((1, 3, 1, 1, 4)), clip((1, 3, 1, 1, 4)), n, n)
     with pytest.raises(ValueError, match=r"skip must have shape \(1, 3, 1, 4, 4\); got \(1, 3, 1, 2, 2\)"):
         bn_add_relu_pool(clip((1, 3, 1, 4, 4)), clip((1, 3, 1, 2, 2)), n, n)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("shape", SHAPES)
-def test_cuda_matches_the_reference_with_gradients(shape, layout, mode):
-    x, skip = (clip(shape, layout, device="cuda") for _ in range(2))
-    norms = (norm(shape[1], mode, device="cuda") for _ in range(2))
-    check_against_reference(bn_add_relu_pool, (x, skip, *norms))

@@ -120,11 +120,3 @@ def test_compiles_as_one_graph_with_its_gradient():
 def test_arguments_that_do_not_fit_are_named(changed, message):
     with pytest.raises(ValueError, match=message):
         bn_relu(torch.zeros(1, 3, 1, 2, 2), Norm(torch.ones(3), torch.zeros(3))._replace(**changed))
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("shape", SHAPES)
-def test_cuda_matches_the_reference_with_gradients(shape, layout, mode):
-    check_against_reference(bn_relu, (clip(shape, layout, device="cuda"), norm(shape[1], mode, device="cuda")))
