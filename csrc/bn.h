@@ -54,6 +54,11 @@ struct Moments {
 template <class T>
 struct BnSums {
   T grad, grad_x;
+
+  RLV2V_HD void merge(const BnSums& other) {
+    grad += other.grad;
+    grad_x += other.grad_x;
+  }
 };
 
 template <class T>

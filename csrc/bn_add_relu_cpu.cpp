@@ -54,7 +54,7 @@ void for_skip_bands(const Call& call, const BnSlice<T>& slice, int64_t block, co
 
 struct OnCpu : BnOnCpu {
   template <class T>
-  static void run(const BnAddReluFwd<T>& call) {
+  static void run(const BnAddReluFwd<T>& call, const Tensor&) {
     const BnLayout& layout = call.layout;
     for_slices<T>(layout, [&](BnSlice<T>& slice, const auto& run) {
       if (!call.norm.frozen) slice.measure_tensor(run, call.x, call.norm);
@@ -82,7 +82,7 @@ struct OnCpu : BnOnCpu {
   }
 
   template <class T>
-  static void run(const BnAddReluBwd<T>& call) {
+  static void run(const BnAddReluBwd<T>& call, const Tensor&) {
     const BnLayout& layout = call.layout;
     Scratch<BnSums<double>> sums(layout.statistics()), sums_again(layout.statistics());
     for_slices<T>(layout, [&](BnSlice<T>& slice, const auto& run) {

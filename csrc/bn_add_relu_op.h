@@ -1,5 +1,4 @@
-// The operators bn_add_relu_fwd and bn_add_relu_bwd. Device::run(call) fills in the outputs, Device::like(x, layout)
-// makes one.
+// The operators bn_add_relu_fwd and bn_add_relu_bwd on a device (bn_op.h).
 #pragma once
 
 #include "bn_op.h"
@@ -28,10 +27,10 @@ struct BnAddReluOp {
       norm.fill_nan_if_measured();
       again.fill_nan_if_measured();
     } else {
-      for_bn_dtype(x, [&](auto zero) {
+      Device::for_dtype(x, [&](auto zero) {
         using T = decltype(zero);
-        Device::run(BnAddReluFwd<T>{layout, x.const_data_ptr<T>(), skip.const_data_ptr<T>(), is_low(skip, x),
-                                    renormalize, norm.as<T>(), again.as<T>(), z.mutable_data_ptr<T>()});
+        Device::run(BnAddReluFwd<T>{layout, const_data<T>(x), const_data<T>(skip), is_low(skip, x),
+                                    renormalize, norm.as<T>(), again.as<T>(), mutable_data<T>(z)}, x);
       });
     }
     return {z, norm.measured(norm.mean), norm.measured(norm.var), again.measured(again.mean),
@@ -57,13 +56,13 @@ struct BnAddReluOp {
     if (layout.numel() == 0) {
       zero({grad_weight, grad_bias, grad_weight_again, grad_bias_again});
     } else {
-      for_bn_dtype(x, [&](auto zero) {
+      Device::for_dtype(x, [&](auto zero) {
         using T = decltype(zero);
-        Device::run(BnAddReluBwd<T>{layout, grad_z.const_data_ptr<T>(), x.const_data_ptr<T>(),
-                                    skip.const_data_ptr<T>(), is_low(skip, x), renormalize, norm.as<T>(),
-                                    again.as<T>(), grad_x.mutable_data_ptr<T>(), grad_skip.mutable_data_ptr<T>(),
+        Device::run(BnAddReluBwd<T>{layout, const_data<T>(grad_z), const_data<T>(x),
+                                    const_data<T>(skip), is_low(skip, x), renormalize, norm.as<T>(),
+                                    again.as<T>(), mutable_data<T>(grad_x), mutable_data<T>(grad_skip),
                                     grads_to<T>(grad_weight, grad_bias),
-                                    grads_to<T>(grad_weight_again, grad_bias_again)});
+                                    grads_to<T>(grad_weight_again, grad_bias_again)}, x);
       });
     }
     return {grad_x, grad_skip, grad_weight, grad_bias, grad_weight_again, grad_bias_again};

@@ -33,7 +33,7 @@ BnLayout pooled_layout(const BnLayout& layout) { return layout.resized(layout.he
 
 struct OnCpu : BnOnCpu {
   template <class T>
-  static void run(const BnAddReluPoolFwd<T>& call) {
+  static void run(const BnAddReluPoolFwd<T>& call, const Tensor&) {
     const BnLayout layout = call.layout, low = pooled_layout(layout);
     for_slices<T>(layout, [&](BnSlice<T>& slice, const auto& run) {
       if (!call.norm.frozen) slice.measure_tensor(run, call.x, call.norm);
@@ -63,7 +63,7 @@ struct OnCpu : BnOnCpu {
   }
 
   template <class T>
-  static void run(const BnAddReluPoolBwd<T>& call) {
+  static void run(const BnAddReluPoolBwd<T>& call, const Tensor&) {
     const BnLayout layout = call.layout, low = pooled_layout(layout);
     Scratch<BnSums<double>> sums(layout.statistics()), sums_again(layout.statistics());
     for_slices<T>(layout, [&](BnSlice<T>& slice, const auto& run) {

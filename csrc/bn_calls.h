@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "bn_layout.h"
+#include "wide.h"
 
 namespace rlv2v {
 
@@ -12,23 +13,26 @@ namespace rlv2v {
 // measured and written. Backward: always read, and frozen ones pass no gradient.
 template <class T>
 struct BnNorm {
-  const T *weight, *bias;
-  T *mean, *var;
+  const Wide<T> *weight, *bias;
+  Wide<T> *mean, *var;
   double eps;
   bool frozen;
+
+  // The same with its statistics only to be read.
+  BnNorm given() const { return {weight, bias, mean, var, eps, true}; }
 };
 
 // (C,), written.
 template <class T>
 struct BnNormGrads {
-  T *weight, *bias;
+  Wide<T> *weight, *bias;
 };
 
 template <class T>
 struct BnStats {
   BnLayout layout;
   const T* x;
-  T *mean, *var;
+  Wide<T> *mean, *var;
 };
 
 // y = relu(norm(x))

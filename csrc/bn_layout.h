@@ -8,24 +8,26 @@
 
 #include <cstdint>
 
+#include "portability.h"
+
 namespace rlv2v {
 
 struct BnLayout {
   int64_t batch, channels, frames, height, width;
   bool channels_last, per_frame;
 
-  int64_t image() const { return height * width; }
-  int64_t groups() const { return channels_last ? channels : 1; }
-  int64_t blocks() const { return per_frame ? 1 : batch * frames; }
-  int64_t slices() const {
+  RLV2V_HD int64_t image() const { return height * width; }
+  RLV2V_HD int64_t groups() const { return channels_last ? channels : 1; }
+  RLV2V_HD int64_t blocks() const { return per_frame ? 1 : batch * frames; }
+  RLV2V_HD int64_t slices() const {
     const int64_t outer = channels_last ? 1 : channels;
     return per_frame ? batch * frames * outer : outer;
   }
-  int64_t block_size() const { return image() * groups(); }
-  int64_t statistics() const { return per_frame ? batch * channels * frames : channels; }
+  RLV2V_HD int64_t block_size() const { return image() * groups(); }
+  RLV2V_HD int64_t statistics() const { return per_frame ? batch * channels * frames : channels; }
   // Values behind one statistic.
-  int64_t count() const { return blocks() * image(); }
-  int64_t numel() const { return batch * channels * frames * image(); }
+  RLV2V_HD int64_t count() const { return blocks() * image(); }
+  RLV2V_HD int64_t numel() const { return batch * channels * frames * image(); }
 
   int64_t offset(int64_t slice, int64_t block) const {
     // At most one of slice and block differs from zero.
@@ -34,11 +36,11 @@ struct BnLayout {
   }
 
   // Of a group of a slice: the place of its statistic in (C,) or (B, C, T), and of its weight in (C,).
-  int64_t statistic(int64_t slice, int64_t group) const {
+  RLV2V_HD int64_t statistic(int64_t slice, int64_t group) const {
     if (!channels_last) return slice;
     return per_frame ? (slice / frames * channels + group) * frames + slice % frames : group;
   }
-  int64_t channel(int64_t slice, int64_t group) const {
+  RLV2V_HD int64_t channel(int64_t slice, int64_t group) const {
     if (channels_last) return group;
     return per_frame ? slice / frames % channels : slice;
   }

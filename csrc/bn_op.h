@@ -1,5 +1,9 @@
-// What the tensor side of every normalization operator needs. x is (B, C, T, H, W), float or double, contiguous or
-// channels_last_3d, and so is every tensor of its size (rlv2v_fast/ops/bn_stats.py sees to it).
+// What the tensor side of every normalization operator needs. x is (B, C, T, H, W), contiguous or channels_last_3d, and so
+// is every tensor of its size; parameters and statistics have its dtype, or float for a 16-bit one (rlv2v_fast/ops/bn.py
+// sees to both). A device offers
+//   for_dtype(x, body): body(T{}) for the element type of x;
+//   like(x, layout), bytes_like(x, layout): uninitialized tensors of a layout, with the dtype of x or uint8;
+//   run(call, x): fills in the outputs of a call (bn_calls.h) on the device of x.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -25,8 +29,18 @@ inline BnLayout bn_layout(const Tensor& x, bool per_frame) {
 }
 
 inline Tensor empty_statistics(const Tensor& x, bool per_frame) {
-  return per_frame ? torch::stable::new_empty(x, std::vector<int64_t>{x.size(0), x.size(1), x.size(2)})
-                   : torch::stable::new_empty(x, std::vector<int64_t>{x.size(1)});
+  using torch::headeronly::ScalarType;
+  const std::vector<int64_t> all = {x.size(0), x.size(1), x.size(2)}, of_channels = {x.size(1)};
+  return torch::stable::new_empty(x, per_frame ? all : of_channels,
+                                  x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float);
+}
+
+// Uninitialized, of the layout's size and order of memory.
+inline Tensor empty_clip(const Tensor& x, const BnLayout& layout, torch::headeronly::ScalarType dtype) {
+  const std::vector<int64_t> sizes = {layout.batch, layout.channels, layout.frames, layout.height, layout.width};
+  const auto format = layout.channels_last ? torch::headeronly::MemoryFormat::ChannelsLast3d
+                                           : torch::headeronly::MemoryFormat::Contiguous;
+  return torch::stable::empty(sizes, dtype, std::nullopt, x.device(), std::nullopt, format);
 }
 
 // Statistics of no values are NaN, and gradients through them zero.
@@ -38,13 +52,13 @@ inline void zero(std::initializer_list<Tensor> tensors) {
   for (Tensor tensor : tensors) torch::stable::zero_(tensor);
 }
 
-// Runs body(T{}) for the element type of x.
-template <class Body>
-void for_bn_dtype(const Tensor& x, const Body& body) {
-  if (x.scalar_type() == torch::headeronly::ScalarType::Double)
-    body(double{});
-  else
-    body(float{});
+template <class T>
+const T* const_data(const Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
+template <class T>
+T* mutable_data(const Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
 }
 
 // The tensors of one normalization in a forward call: mean and var are given, hence frozen, or made here to be measured.
@@ -66,8 +80,8 @@ struct BnNormTensors {
 
   template <class T>
   BnNorm<T> as() const {
-    return {weight.const_data_ptr<T>(), bias.const_data_ptr<T>(), const_cast<T*>(mean.const_data_ptr<T>()),
-            const_cast<T*>(var.const_data_ptr<T>()), eps, frozen};
+    using W = Wide<T>;
+    return {const_data<W>(weight), const_data<W>(bias), const_cast<W*>(const_data<W>(mean)), const_cast<W*>(const_data<W>(var)), eps, frozen};
   }
 
   void fill_nan_if_measured() {
@@ -84,7 +98,7 @@ struct BnNormTensors {
 
 template <class T>
 BnNormGrads<T> grads_to(const Tensor& grad_weight, const Tensor& grad_bias) {
-  return {grad_weight.mutable_data_ptr<T>(), grad_bias.mutable_data_ptr<T>()};
+  return {mutable_data<Wide<T>>(grad_weight), mutable_data<Wide<T>>(grad_bias)};
 }
 
 }  // namespace rlv2v

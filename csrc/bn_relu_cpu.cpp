@@ -8,7 +8,7 @@ namespace {
 
 struct OnCpu : BnOnCpu {
   template <class T>
-  static void run(const BnReluFwd<T>& call) {
+  static void run(const BnReluFwd<T>& call, const Tensor&) {
     for_slices<T>(call.layout, [&](BnSlice<T>& slice, const auto& run) {
       if (!call.norm.frozen) slice.measure_tensor(run, call.x, call.norm);
       const BnAffines<T> affines = slice.affines(0, call.norm);
@@ -20,7 +20,7 @@ struct OnCpu : BnOnCpu {
   }
 
   template <class T>
-  static void run(const BnReluBwd<T>& call) {
+  static void run(const BnReluBwd<T>& call, const Tensor&) {
     const BnLayout& layout = call.layout;
     Scratch<BnSums<double>> sums(layout.statistics());
     for_slices<T>(layout, [&](BnSlice<T>& slice, const auto& run) {

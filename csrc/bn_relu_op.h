@@ -1,4 +1,4 @@
-// The operators bn_relu_fwd and bn_relu_bwd. Device::run(call) fills in the outputs, Device::like(x, layout) makes one.
+// The operators bn_relu_fwd and bn_relu_bwd on a device (bn_op.h).
 #pragma once
 
 #include "bn_op.h"
@@ -16,9 +16,9 @@ struct BnReluOp {
     if (layout.numel() == 0) {
       norm.fill_nan_if_measured();
     } else {
-      for_bn_dtype(x, [&](auto zero) {
+      Device::for_dtype(x, [&](auto zero) {
         using T = decltype(zero);
-        Device::run(BnReluFwd<T>{layout, x.const_data_ptr<T>(), norm.as<T>(), y.mutable_data_ptr<T>()});
+        Device::run(BnReluFwd<T>{layout, const_data<T>(x), norm.as<T>(), mutable_data<T>(y)}, x);
       });
     }
     return {y, norm.measured(norm.mean), norm.measured(norm.var)};
@@ -34,10 +34,10 @@ struct BnReluOp {
     if (layout.numel() == 0) {
       zero({grad_weight, grad_bias});
     } else {
-      for_bn_dtype(x, [&](auto zero) {
+      Device::for_dtype(x, [&](auto zero) {
         using T = decltype(zero);
-        Device::run(BnReluBwd<T>{layout, grad_y.const_data_ptr<T>(), x.const_data_ptr<T>(), norm.as<T>(),
-                                 grad_x.mutable_data_ptr<T>(), grads_to<T>(grad_weight, grad_bias)});
+        Device::run(BnReluBwd<T>{layout, const_data<T>(grad_y), const_data<T>(x), norm.as<T>(),
+                                 mutable_data<T>(grad_x), grads_to<T>(grad_weight, grad_bias)}, x);
       });
     }
     return {grad_x, grad_weight, grad_bias};

@@ -1,13 +1,14 @@
 #include "bn_stats_op.h"
 
+#include "bn_on_cpu.h"
 #include "bn_run.h"
 
 namespace rlv2v {
 namespace {
 
-struct OnCpu {
+struct OnCpu : BnOnCpu {
   template <class T>
-  static void run(const BnStats<T>& call) {
+  static void run(const BnStats<T>& call, const Tensor&) {
     const BnNorm<T> norm{nullptr, nullptr, call.mean, call.var, 0, false};
     for_slices<T>(call.layout, [&](BnSlice<T>& slice, const auto& run) {
       slice.measure_tensor(run, call.x, norm);

@@ -1,4 +1,4 @@
-// The operator bn_stats. Device::run(call) fills in the outputs.
+// The operator bn_stats on a device (bn_op.h).
 #pragma once
 
 #include "bn_op.h"
@@ -13,10 +13,10 @@ std::tuple<Tensor, Tensor> bn_stats(const Tensor& x, bool per_frame) {
     fill_nan(var);
     return {mean, var};
   }
-  for_bn_dtype(x, [&](auto zero) {
+  Device::for_dtype(x, [&](auto zero) {
     using T = decltype(zero);
-    Device::run(BnStats<T>{bn_layout(x, per_frame), x.const_data_ptr<T>(), mean.mutable_data_ptr<T>(),
-                           var.mutable_data_ptr<T>()});
+    Device::run(BnStats<T>{bn_layout(x, per_frame), const_data<T>(x), mutable_data<Wide<T>>(mean),
+                           mutable_data<Wide<T>>(var)}, x);
   });
   return {mean, var};
 }

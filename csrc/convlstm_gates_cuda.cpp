@@ -1,10 +1,7 @@
 #include "convlstm_gates_cuda.h"
 
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/macros.h>
-
 #include "convlstm_gates_op.h"
+#include "current_stream.h"
 
 namespace rlv2v {
 namespace {
@@ -12,10 +9,8 @@ namespace {
 struct OnCuda {
   template <class Op>
   static void over(const Op& op, const torch::stable::Tensor& c) {
-    const torch::stable::accelerator::DeviceGuard guard(c.get_device_index());
-    void* stream = nullptr;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(c.get_device_index(), &stream));
-    const int error = launch(op, c.numel(), stream);
+    const CurrentStream stream(c);
+    const int error = launch(op, c.numel(), stream.get());
     STD_TORCH_CHECK(error == 0, "convlstm_gates: the CUDA launch failed with cudaError_t ", error);
   }
 };

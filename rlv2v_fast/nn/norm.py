@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from rlv2v_fast.ops.bn import Norm
+from rlv2v_fast.ops.bn import Norm, wide
 
 NORMS = ("batch", "instance")
 
@@ -64,7 +64,7 @@ class FusibleNorm:
         if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
             return "the normalization has hooks, which only calling it runs"
         for tensor in (*module.parameters(), *module.buffers()):
-            if tensor.is_floating_point() and tensor.dtype != x.dtype:
+            if tensor.is_floating_point() and tensor.dtype not in (x.dtype, wide(x.dtype)):
                 return f"the normalization is {tensor.dtype} and its input {x.dtype}"
         return None
 
@@ -104,9 +104,10 @@ class FusibleNorm:
         if module.momentum is not None:
             share = module.momentum
         else:
-            share = module.num_batches_tracked.to(mean.dtype).reciprocal()
-        module.running_mean.lerp_(mean, share)
-        module.running_var.lerp_(var * (count / max(count - 1, 1)), share)
+            share = module.num_batches_tracked.to(module.running_mean.dtype).reciprocal()
+        unbiased = var * (count / max(count - 1, 1))
+        module.running_mean.lerp_(mean.to(module.running_mean.dtype), share)
+        module.running_var.lerp_(unbiased.to(module.running_var.dtype), share)
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from rlv2v_fast.ops.bn import (
     dense,
     like,
     measured,
+    second_derivatives,
     statistics,
 )
 from rlv2v_fast.ops.bn_stats import bn_stats
@@ -34,7 +35,7 @@ def bn_add_relu(
     The sum is computed anew wherever it is needed rather than stored: in training only x and skip are kept.
 
     Args:
-        x: (B, C, T, H, W), float32 or float64 for the fused kernels.
+        x: (B, C, T, H, W), floating point; 16-bit ones are fused on CUDA only.
         skip: as x, or (B, C, T, H/2, W/2), repeated 2x2 (nearest upsampling).
         norm: the normalization of x.
         again: that of the rectified sum, or None; per_frame as norm.
@@ -55,9 +56,9 @@ def bn_add_relu(
         return z, _measure(x, norm), _measure(y, again)
     x, layout = dense(x)
     per_frame, eps = norm.per_frame, 0.0
-    others = (None, None, None, None, eps) if again is None else arguments(again)
+    others = (None, None, None, None, eps) if again is None else arguments(again, x)
     z, mean, var, mean_again, var_again = torch.ops.rlv2v_fast.bn_add_relu_fwd(
-        x, skip.contiguous(memory_format=layout), *arguments(norm), *others, per_frame
+        x, skip.contiguous(memory_format=layout), *arguments(norm, x), *others, per_frame
     )
     return z, found(norm, mean, var), found(again, mean_again, var_again)
 
@@ -150,18 +151,17 @@ def _save_bwd(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
 
 
 def _bwd_autograd(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-    """Second derivatives come from the reference, which PyTorch can differentiate twice."""
-    *differentiable, mean, var, weight_again, bias_again, mean_again, var_again = ctx.saved_tensors
+    *saved, mean, var, weight_again, bias_again, mean_again, var_again = ctx.saved_tensors
     if weight_again is not None:
-        differentiable += [weight_again, bias_again]
-    with torch.enable_grad():
-        inputs = [t.detach().requires_grad_() for t in differentiable]
-        grad_z, *operands = inputs
+        saved += [weight_again, bias_again]
+
+    def backward(grad_z: Tensor, *operands: Tensor) -> tuple[Tensor, ...]:
         x, skip, weight, bias, *rest = operands
         again = (*rest, mean_again, var_again, ctx.eps_again, ctx.per_frame) if rest else None
         z = bn_add_relu_reference(x, skip, (weight, bias, mean, var, ctx.eps, ctx.per_frame), again)
-        firsts = torch.autograd.grad(z, operands, grad_z, create_graph=True)
-        seconds = torch.autograd.grad(firsts, inputs, grads[: len(firsts)], allow_unused=True)
+        return torch.autograd.grad(z, operands, grad_z, create_graph=True)
+
+    seconds = second_derivatives(backward, saved, grads)
     of_again = seconds[5:] or (None, None)
     return *seconds[:5], None, None, None, None, *of_again, None, None, None, None, None
 

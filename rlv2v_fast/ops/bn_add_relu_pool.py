@@ -18,6 +18,7 @@ from rlv2v_fast.ops.bn import (
     empty_statistics,
     like,
     measured,
+    second_derivatives,
     statistics,
 )
 from rlv2v_fast.ops.bn_add_relu import Statistics, found
@@ -39,7 +40,7 @@ def bn_add_relu_pool(
     For its backward it keeps x, what the pooling gave, and a byte for the place of each maximum.
 
     Args:
-        x, skip: (B, C, T, H, W), H and W at least 2, float32 or float64 for the fused kernels.
+        x, skip: (B, C, T, H, W), H and W at least 2, floating point; 16-bit ones are fused on CUDA only.
         norm: the normalization of x.
         again: that of the pooled tensor; per_frame as norm.
         backend: "auto", "cpp" or "reference".
@@ -57,7 +58,7 @@ def bn_add_relu_pool(
         return _reference(x, skip, norm, again)
     x, layout = dense(x)
     z, _, _, mean, var, mean_again, var_again = torch.ops.rlv2v_fast.bn_add_relu_pool_fwd(
-        x, skip.contiguous(memory_format=layout), *arguments(norm), *arguments(again), norm.per_frame
+        x, skip.contiguous(memory_format=layout), *arguments(norm, x), *arguments(again, x), norm.per_frame
     )
     return z, found(norm, mean, var), found(again, mean_again, var_again)
 
@@ -168,15 +169,15 @@ def _save_bwd(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
 
 
 def _bwd_autograd(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-    """Second derivatives come from the reference, which PyTorch can differentiate twice."""
     index, mean, var, mean_again, var_again = ctx.saved_tensors[7:]
-    with torch.enable_grad():
-        inputs = [t.detach().requires_grad_() for t in ctx.saved_tensors[:7]]
+
+    def backward(*inputs: Tensor) -> tuple[Tensor, ...]:
         grad_z, x, largest, weight, bias, weight_again, bias_again = inputs
         norm = (weight, bias, mean, var, ctx.eps, ctx.per_frame)
         again = (weight_again, bias_again, mean_again, var_again, ctx.eps_again, ctx.per_frame)
-        firsts = bn_add_relu_pool_bwd_reference(grad_z, x, largest, index, norm, again)
-        seconds = torch.autograd.grad(firsts, inputs, grads, allow_unused=True)
+        return bn_add_relu_pool_bwd_reference(grad_z, x, largest, index, norm, again)
+
+    seconds = second_derivatives(backward, ctx.saved_tensors[:7], grads)
     return *seconds[:3], None, *seconds[3:5], None, None, None, None, *seconds[5:], None, None, None, None, None
 
 

@@ -17,6 +17,7 @@ from rlv2v_fast.ops.bn import (
     dense,
     like,
     measured,
+    second_derivatives,
     statistics,
 )
 from rlv2v_fast.ops.bn_stats import bn_stats
@@ -28,7 +29,7 @@ def bn_relu(x: Tensor, norm: Norm, *, backend: str = "auto") -> tuple[Tensor, Te
     """relu(norm(x)).
 
     Args:
-        x: (B, C, T, H, W), float32 or float64 for the fused kernels.
+        x: (B, C, T, H, W), floating point; 16-bit ones are fused on CUDA only.
         norm: the normalization.
         backend: "auto", "cpp" or "reference".
 
@@ -45,7 +46,7 @@ def bn_relu(x: Tensor, norm: Norm, *, backend: str = "auto") -> tuple[Tensor, Te
     if choose("bn_relu", backend, {"cpp": lambda: bn_refusal(x)}) == "reference":
         found = (None, None) if norm.mean is not None else bn_stats(x, per_frame=norm.per_frame, backend="reference")
         return bn_relu_reference(x, *norm), *found
-    y, mean, var = torch.ops.rlv2v_fast.bn_relu_fwd(dense(x)[0], *arguments(norm), norm.per_frame)
+    y, mean, var = torch.ops.rlv2v_fast.bn_relu_fwd(dense(x)[0], *arguments(norm, x), norm.per_frame)
     return (y, None, None) if norm.mean is not None else (y, mean.detach(), var.detach())
 
 
@@ -87,14 +88,11 @@ def _save_bwd(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
 
 
 def _bwd_autograd(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-    """Second derivatives come from the reference, which PyTorch can differentiate twice."""
-    with torch.enable_grad():
-        inputs = [t.detach().requires_grad_() for t in ctx.saved_tensors[:4]]
-        grad_y, *operands = inputs
+    def backward(grad_y: Tensor, *operands: Tensor) -> tuple[Tensor, ...]:
         y = bn_relu_reference(*operands, *ctx.saved_tensors[4:], ctx.eps, ctx.per_frame)
-        firsts = torch.autograd.grad(y, operands, grad_y, create_graph=True)
-        seconds = torch.autograd.grad(firsts, inputs, grads, allow_unused=True)
-    return *seconds, None, None, None, None, None
+        return torch.autograd.grad(y, operands, grad_y, create_graph=True)
+
+    return *second_derivatives(backward, ctx.saved_tensors[:4], grads), None, None, None, None, None
 
 
 torch.library.register_fake("rlv2v_fast::bn_relu_fwd", _fwd_fake, lib=LIBRARY)

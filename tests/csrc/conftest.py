@@ -1,0 +1,96 @@
+"""The CUDA operators: on a GPU, or compiled as plain C++ against a simulated CUDA runtime (cuda_on_cpu/)."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from rlv2v_fast import extension
+from rlv2v_fast.ops.schemas import LIBRARY
+
+HERE = Path(__file__).parent
+CSRC = HERE.parents[1] / "csrc"
+FLAGS = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", f"-I{CSRC}", "-Wno-unknown-pragmas"]
+KERNELS = ("bn_stats", "bn_relu", "bn_add_relu", "bn_add_relu_pool")
+# Keeps the definitions alive.
+_LIBRARIES: list[torch.library.Library] = []
+
+
+def _compile(compiler: str, folder: Path, source: Path, flags: list[str]) -> str:
+    target = str(folder / f"{source.stem}.o")
+    subprocess.run([compiler, *FLAGS, *flags, "-c", str(source), "-o", target], check=True)
+    return target
+
+
+def _digest() -> str:
+    """Of all that the library is made of."""
+    digest = hashlib.sha256(torch.__version__.encode())
+    for path in sorted([*CSRC.glob("*.h"), *CSRC.glob("*.cu"), *HERE.rglob("*.*")]):
+        if path.suffix in (".h", ".cu", ".cpp", ".py"):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _build(compiler: str, folder: Path) -> Path:
+    torch_folder = Path(torch.__file__).parent
+    as_cuda = ["-x", "c++", f"-I{HERE / 'cuda_on_cpu'}"]
+    as_torch = [f"-I{torch_folder / 'include'}", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
+    jobs = [(CSRC / f"{name}_cuda.cu", as_cuda) for name in KERNELS] + [(HERE / "simulated_ops.cpp", as_torch)]
+    with ThreadPoolExecutor(2) as pool:
+        objects = list(pool.map(lambda job: _compile(compiler, folder, *job), jobs))
+    library = folder / "simulated_ops.so"
+    link = [f"-L{torch_folder / 'lib'}", "-ltorch_cpu", "-o", str(library)]
+    subprocess.run([compiler, "-shared", *objects, *link], check=True)
+    return library
+
+
+def _simulated(scratch: Path) -> ModuleType:
+    """torch.ops.rlv2v_simulated: the operators bn_*, their CUDA implementation run on the CPU."""
+    compiler = shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    # Kept from run to run, and whole at any time although several processes may build it.
+    library = CSRC.parent / "build" / f"simulated_ops_{_digest()}.so"
+    if not library.exists():
+        library.parent.mkdir(exist_ok=True)
+        partial = library.with_suffix(f".{os.getpid()}")
+        shutil.copy(_build(compiler, scratch), partial)
+        partial.replace(library)
+    definitions = torch.library.Library("rlv2v_simulated", "DEF")
+    _LIBRARIES.append(definitions)
+    for name in LIBRARY._op_defs:
+        op = name.split("::")[1]
+        if op.startswith("bn_"):
+            schema = str(getattr(torch.ops.rlv2v_fast, op).default._schema)
+            definitions.define(schema.removeprefix("rlv2v_fast::"))
+    torch.ops.load_library(str(library))
+    return torch.ops.rlv2v_simulated
+
+
+@dataclass(frozen=True)
+class CudaOps:
+    """Calls the CUDA implementation of an operator with CPU tensors and gives CPU tensors."""
+
+    namespace: ModuleType
+    device: str
+
+    def __call__(self, op: str, *arguments: Any) -> tuple[torch.Tensor, ...]:
+        moved = [a.to(self.device) if isinstance(a, torch.Tensor) else a for a in arguments]
+        return tuple(t.cpu() for t in getattr(self.namespace, op)(*moved))
+
+
+@pytest.fixture(scope="session", params=["simulated", pytest.param("cuda", marks=pytest.mark.gpu)])
+def cuda_ops(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CudaOps:
+    if request.param == "simulated":
+        return CudaOps(_simulated(tmp_path_factory.mktemp("simulated")), "cpu")
+    if reason := extension.why_not_cuda():
+        pytest.fail(reason)
+    return CudaOps(torch.ops.rlv2v_fast, "cuda")
