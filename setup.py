@@ -156,7 +156,10 @@ def run_ninja(folder: Path, compilers: dict[str, str], objects: list[Object], ou
         f"rule link\n  command = {compilers['cxx']} -shared $in -o $out $flags",
     ]
     if "nvcc" in compilers:
-        rules.append(f"rule nvcc\n  command = {compilers['nvcc']} $flags -c $in -o $out")
+        rules.append(
+            f"rule nvcc\n  command = {compilers['nvcc']} -MD -MF $out.d $flags -c $in -o $out\n  depfile = $out.d\n"
+            "  deps = gcc"
+        )
     edges = [f"build {item.name}.o: {item.rule} {item.source}\n  flags = {' '.join(item.flags)}" for item in objects]
     inputs = " ".join(f"{item.name}.o" for item in objects)
     edges.append(f"build {output.name}: link {inputs}\n  flags = {' '.join(link)}")

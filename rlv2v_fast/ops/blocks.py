@@ -93,8 +93,11 @@ def _count(x: Tensor) -> int:
     return x.numel() // max(x.shape[1], 1)
 
 
-def _cpp_refusal(x: Tensor, *norms: Normalization) -> str | None:
+def _cpp_refusal(x: Tensor, *norms: Normalization, skip: Tensor | None = None) -> str | None:
     reasons = (bn_refusal(x), *(norm.why_not(x) for norm in norms))
+    if skip is not None and skip.dtype != x.dtype:
+        # Under autocast a convolution's output has 16 bits and a block's input may have 32.
+        return f"the skip is {skip.dtype} and what it is added to {x.dtype}"
     return next((reason for reason in reasons if reason is not None), None)
 
 
@@ -109,7 +112,7 @@ def norm_relu(x: Tensor, norm: Normalization, *, backend: str = "auto") -> Tenso
 
 def norm_add_relu(x: Tensor, norm: Normalization, skip: Tensor, *, backend: str = "auto") -> Tensor:
     """relu(norm(x) + skip) for x and skip (B, C, T, H, W)."""
-    if choose("bn_add_relu", backend, {"cpp": lambda: _cpp_refusal(x, norm)}) == "reference":
+    if choose("bn_add_relu", backend, {"cpp": lambda: _cpp_refusal(x, norm, skip=skip)}) == "reference":
         return norm_add_relu_reference(x, norm, skip)
     y, measured, _ = bn_add_relu(x, skip, norm.arguments(x), backend="cpp")
     norm.update(*measured, _count(x))
@@ -120,7 +123,7 @@ def norm_add_relu_norm(
     x: Tensor, norm: Normalization, skip: Tensor, again: Normalization, *, backend: str = "auto"
 ) -> Tensor:
     """again(relu(norm(x) + skip)) for x (B, C, T, H, W); skip is alike or of half the height and width."""
-    if choose("bn_add_relu", backend, {"cpp": lambda: _cpp_refusal(x, norm, again)}) == "reference":
+    if choose("bn_add_relu", backend, {"cpp": lambda: _cpp_refusal(x, norm, again, skip=skip)}) == "reference":
         full = skip if skip.shape == x.shape else upsample_reference(skip)
         return again(norm_add_relu_reference(x, norm, full))
     z, measured, measured_again = bn_add_relu(x, skip, norm.arguments(x), again.arguments(x), backend="cpp")
@@ -133,7 +136,7 @@ def norm_add_relu_pool_norm(
     x: Tensor, norm: Normalization, skip: Tensor, again: Normalization, *, backend: str = "auto"
 ) -> Tensor:
     """again(maxpool(relu(norm(x) + skip))) for x and skip (B, C, T, H, W), to (B, C, T, H // 2, W // 2)."""
-    if choose("bn_add_relu_pool", backend, {"cpp": lambda: _cpp_refusal(x, norm, again)}) == "reference":
+    if choose("bn_add_relu_pool", backend, {"cpp": lambda: _cpp_refusal(x, norm, again, skip=skip)}) == "reference":
         return again(pool_reference(norm_add_relu_reference(x, norm, skip)))
     like_pooled = x[..., 1::2, 1::2]
     z, measured, measured_again = bn_add_relu_pool(

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from rlv2v_fast.ops.backends import cpp_refusal
 
-
 _HALVES = (torch.float16, torch.bfloat16)
 
 

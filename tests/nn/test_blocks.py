@@ -228,3 +228,42 @@ def test_fuse_refuses_batch_statistics():
     with pytest.raises(RuntimeError, match="only a normalization in eval mode folds into a convolution"):
         R(2, 3).fuse()
     assert R(2, 3, norm="instance").fuse() is not None
+
+
+def off(tensors, exact):
+    """How far each tensor is from the exact one, relative to its norm."""
+    return [float((a - b).norm() / b.norm()) for a, b in zip(tensors, exact, strict=True)]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_on_a_gpu_its_error_is_within_twice_pytorchs_own(kind, norm, layout, dtype):
+    x = torch.randn(2, 8, 3, 18, 16, device="cuda").contiguous(memory_format=layout)
+    errors = []
+    torch.manual_seed(3)
+    block = kind(8, 16, norm=norm).cuda()
+    exact = copy.deepcopy(block).double()
+    exact.backend = "reference"
+    y, grads, _ = trained(exact, x.double(), torch.cos, True)
+    for backend in ("cpp", "reference"):
+        block.backend = backend
+        with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+            out, out_grads, _ = trained(block, x, torch.cos, True)
+        errors.append(off((out, *out_grads), (y, *grads)))
+    # TF32 or bfloat16 convolutions make most of either error.
+    for ours, pytorch in zip(*errors, strict=True):
+        assert ours <= 2 * max(pytorch, torch.finfo(dtype).eps)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_a_float32_skip_under_autocast_runs_the_reference(kind):
+    block = kind(8, 8).cuda()
+    with (
+        torch.autocast("cuda", torch.bfloat16),
+        pytest.warns(BackendFallbackWarning, match="the skip is torch.float32"),
+    ):
+        block(torch.randn(2, 8, 2, 8, 8, device="cuda"))

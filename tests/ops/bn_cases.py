@@ -12,17 +12,29 @@ LAYOUTS = [torch.contiguous_format, torch.channels_last_3d]
 # (per_frame, frozen); per-frame statistics are always measured.
 MODES = [(False, False), (False, True), (True, False)]
 needs_cpp = pytest.mark.skipif(extension.why_not_cpu() is not None, reason=str(extension.why_not_cpu()))
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+def fused(test):
+    """A test of the fused kernels, run on every device."""
+    return pytest.mark.usefixtures("device")(needs_cpp(test))
+
+
+class Place:
+    """Where clip and norm make their tensors: the fixture `device` runs a module's tests on every device."""
+
+    device = "cpu"
 
 
 def clip(shape, layout=torch.contiguous_format, dtype=torch.float64):
-    x = 3 + 2 * torch.randn(shape, dtype=dtype)
+    x = 3 + 2 * torch.randn(shape, dtype=dtype, device=Place.device)
     return x.contiguous(memory_format=layout).requires_grad_()
 
 
 def norm(channels, mode=(False, False), dtype=torch.float64):
     per_frame, frozen = mode
-    weight, bias, mean = (torch.randn(channels, dtype=dtype) for _ in range(3))
-    var = torch.rand(channels, dtype=dtype) + 0.5
+    weight, bias, mean = (torch.randn(channels, dtype=dtype, device=Place.device) for _ in range(3))
+    var = torch.rand(channels, dtype=dtype, device=Place.device) + 0.5
     given = (mean, var) if frozen else (None, None)
     return Norm(weight.requires_grad_(), bias.requires_grad_(), *given, 1e-3, per_frame)
 
@@ -51,7 +63,7 @@ def results(op, arguments, backend):
     """Outputs and gradients; the gradient of the output is the same for every backend and layout."""
     outputs = op(*arguments, backend=backend)
     torch.manual_seed(1)
-    grad = torch.randn(outputs[0].shape, dtype=outputs[0].dtype)
+    grad = torch.randn(outputs[0].shape, dtype=outputs[0].dtype, device=outputs[0].device)
     return outputs, torch.autograd.grad(outputs[0], leaves(*arguments), grad)
 
 

@@ -11,7 +11,7 @@ from tests.ops.bn_cases import (
     check_derivatives,
     check_float32_error,
     clip,
-    needs_cpp,
+    fused,
     norm,
 )
 
@@ -36,7 +36,7 @@ def test_reference_is_the_formula(mode):
         torch.testing.assert_close(z_again, z * n.weight.view(3, 1, 1, 1) + n.bias.view(3, 1, 1, 1))
 
 
-@needs_cpp
+@fused
 @pytest.mark.parametrize("renormalize", [False, True])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -46,7 +46,7 @@ def test_matches_the_reference_with_gradients_and_statistics(shape, layout, mode
     check_against_reference(bn_add_relu, (clip(shape, layout), clip(shape), norm(shape[1], mode), again))
 
 
-@needs_cpp
+@fused
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", LOW_SHAPES)
@@ -55,14 +55,14 @@ def test_a_skip_of_half_the_size_is_repeated(shape, layout, mode):
     check_against_reference(bn_add_relu, arguments)
 
 
-@needs_cpp
+@fused
 @pytest.mark.parametrize("frozen", [(False, True), (True, False)])
 def test_either_normalization_can_be_frozen_alone(frozen):
     norms = (norm(3, (False, each)) for each in frozen)
     check_against_reference(bn_add_relu, (clip((2, 3, 2, 4, 4)), clip((2, 3, 2, 4, 4)), *norms))
 
 
-@needs_cpp
+@fused
 @pytest.mark.parametrize("renormalize", [False, True])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("skip_shape", [(2, 2, 1, 4, 2), (2, 2, 1, 2, 1)])
@@ -71,14 +71,14 @@ def test_first_and_second_derivatives(skip_shape, mode, renormalize):
     check_derivatives(bn_add_relu, (clip((2, 2, 1, 4, 2)), clip(skip_shape), norm(2, mode), again))
 
 
-@needs_cpp
+@fused
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_float32_error_is_within_twice_pytorchs_own(layout):
     shape = (2, 20, 4, 30, 34)
     check_float32_error(bn_add_relu, (clip(shape, layout), clip(low(shape), layout), norm(20), norm(20)))
 
 
-@needs_cpp
+@fused
 def test_expanded_gradients_and_a_skip_in_another_layout():
     x, skip, n = clip((2, 3, 2, 4, 6)), clip((2, 3, 2, 4, 6), torch.channels_last_3d), norm(3)
     grads = [
@@ -88,7 +88,7 @@ def test_expanded_gradients_and_a_skip_in_another_layout():
     torch.testing.assert_close(*grads)
 
 
-@needs_cpp
+@fused
 def test_zero_batch():
     x, skip, n, again = clip((0, 3, 2, 4, 4)), clip((0, 3, 2, 2, 2)), norm(3), norm(3)
     z = bn_add_relu(x, skip, n, again, backend="cpp")[0]
@@ -97,7 +97,7 @@ def test_zero_batch():
     assert not any(g.any() for g in grads[2:])
 
 
-@needs_cpp
+@fused
 def test_nan_passes_as_in_pytorch():
     x, skip, n = clip((2, 3, 2, 4, 4)).detach(), clip((2, 3, 2, 4, 4)).detach(), norm(3)
     skip[0, 1, 0, 2, 3] = float("nan")
@@ -107,7 +107,7 @@ def test_nan_passes_as_in_pytorch():
         assert ours.isnan().any()
 
 
-@needs_cpp
+@fused
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_opcheck(layout):
     x, skip, n = clip((2, 3, 2, 4, 4), layout), clip((2, 3, 2, 2, 2), layout), norm(3)

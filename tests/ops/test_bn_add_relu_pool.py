@@ -7,11 +7,12 @@ from rlv2v_fast.ops.bn_add_relu_pool import bn_add_relu_pool
 from tests.ops.bn_cases import (
     LAYOUTS,
     MODES,
+    Place,
     check_against_reference,
     check_derivatives,
     check_float32_error,
     clip,
-    needs_cpp,
+    fused,
     norm,
 )
 
@@ -27,7 +28,7 @@ def test_reference_is_a_pooling_between_two_known_operators():
     torch.testing.assert_close(bn_add_relu_pool(x, skip, n, again, backend="reference")[0], wanted)
 
 
-@needs_cpp
+@fused
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", SHAPES)
@@ -36,35 +37,40 @@ def test_matches_the_reference_with_gradients_and_statistics(shape, layout, mode
     check_against_reference(bn_add_relu_pool, (clip(shape, layout), clip(shape), *norms))
 
 
-@needs_cpp
+@fused
 @pytest.mark.parametrize("frozen", [(False, True), (True, False)])
 def test_either_normalization_can_be_frozen_alone(frozen):
     norms = (norm(3, (False, each)) for each in frozen)
     check_against_reference(bn_add_relu_pool, (clip((2, 3, 2, 4, 4)), clip((2, 3, 2, 4, 4)), *norms))
 
 
-@needs_cpp
+@fused
 @pytest.mark.parametrize("mode", MODES)
 def test_first_and_second_derivatives(mode):
     check_derivatives(bn_add_relu_pool, (clip((2, 2, 1, 5, 4)), clip((2, 2, 1, 5, 4)), norm(2, mode), norm(2, mode)))
 
 
-@needs_cpp
+@fused
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_float32_error_is_within_twice_pytorchs_own(layout):
     shape = (2, 20, 4, 31, 33)
     check_float32_error(bn_add_relu_pool, (clip(shape, layout), clip(shape, layout), norm(20), norm(20)))
 
 
-@needs_cpp
+@fused
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_of_equal_maxima_the_first_gets_the_gradient_as_in_pytorch(layout):
-    x = torch.randint(0, 3, (2, 3, 2, 8, 40)).double().contiguous(memory_format=layout).requires_grad_()
+    x = (
+        torch.randint(0, 3, (2, 3, 2, 8, 40), device=Place.device)
+        .double()
+        .contiguous(memory_format=layout)
+        .requires_grad_()
+    )
     n, again = norm(3), norm(3)
     check_against_reference(bn_add_relu_pool, (x, x.detach().clone().requires_grad_(), n, again))
 
 
-@needs_cpp
+@fused
 def test_expanded_gradients_and_a_sliced_input():
     x, skip, n, again = clip((2, 3, 2, 5, 12)), clip((2, 3, 2, 5, 6)), norm(3), norm(3)
     grads = []
@@ -74,7 +80,7 @@ def test_expanded_gradients_and_a_sliced_input():
     torch.testing.assert_close(*grads)
 
 
-@needs_cpp
+@fused
 def test_zero_batch():
     x, skip, n, again = clip((0, 3, 2, 5, 4)), clip((0, 3, 2, 5, 4)), norm(3), norm(3)
     z = bn_add_relu_pool(x, skip, n, again, backend="cpp")[0]
@@ -83,7 +89,7 @@ def test_zero_batch():
     assert not any(g.any() for g in grads[2:])
 
 
-@needs_cpp
+@fused
 def test_nan_passes_as_in_pytorch():
     x, skip, n, again = clip((2, 3, 2, 4, 4)).detach(), clip((2, 3, 2, 4, 4)).detach(), norm(3), norm(3, (False, True))
     skip[0, 1, 0, 2, 3] = float("nan")
@@ -92,7 +98,7 @@ def test_nan_passes_as_in_pytorch():
     assert ours.isnan().sum() == 1
 
 
-@needs_cpp
+@fused
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_opcheck(layout):
     x, skip, n = clip((2, 3, 2, 5, 4), layout), clip((2, 3, 2, 5, 4), layout), norm(3)

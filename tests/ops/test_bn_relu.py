@@ -12,7 +12,7 @@ from tests.ops.bn_cases import (
     check_derivatives,
     check_float32_error,
     clip,
-    needs_cpp,
+    fused,
     norm,
 )
 
@@ -28,7 +28,7 @@ def test_reference_is_the_formula(mode):
     torch.testing.assert_close(bn_relu(x, n, backend="reference")[0], wanted.clamp(min=0))
 
 
-@needs_cpp
+@fused
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", SHAPES)
@@ -36,26 +36,26 @@ def test_matches_the_reference_with_gradients_and_statistics(shape, layout, mode
     check_against_reference(bn_relu, (clip(shape, layout), norm(shape[1], mode)))
 
 
-@needs_cpp
+@fused
 @pytest.mark.parametrize("mode", MODES)
 def test_first_and_second_derivatives(mode):
     check_derivatives(bn_relu, (clip((2, 2, 2, 3, 2)), norm(2, mode)))
 
 
-@needs_cpp
+@fused
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_float32_error_is_within_twice_pytorchs_own(layout):
     check_float32_error(bn_relu, (clip((2, 20, 4, 31, 33), layout), norm(20)))
 
 
-@needs_cpp
+@fused
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_output_keeps_the_layout(layout):
     x = clip((2, 3, 2, 5, 4), layout)
     assert bn_relu(x, norm(3), backend="cpp")[0].stride() == x.stride()
 
 
-@needs_cpp
+@fused
 def test_expanded_gradients_and_sliced_inputs():
     x, n = clip((2, 3, 2, 6, 10)), norm(3)
     grads = []
@@ -65,7 +65,7 @@ def test_expanded_gradients_and_sliced_inputs():
     torch.testing.assert_close(*grads)
 
 
-@needs_cpp
+@fused
 def test_zero_batch():
     x, n = clip((0, 3, 2, 4, 4), dtype=torch.float32), norm(3, dtype=torch.float32)
     y = bn_relu(x, n, backend="cpp")[0]
@@ -75,7 +75,7 @@ def test_zero_batch():
     assert not grads[2].any()
 
 
-@needs_cpp
+@fused
 @pytest.mark.parametrize("frozen", [False, True])
 def test_nan_passes_as_in_pytorch(frozen):
     x, n = clip((2, 3, 2, 4, 4)).detach(), norm(3, (False, frozen))
@@ -85,20 +85,20 @@ def test_nan_passes_as_in_pytorch(frozen):
     assert ours.isnan().any()
 
 
-@needs_cpp
+@fused
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_opcheck(layout, mode):
     x, n = clip((2, 3, 2, 5, 4), layout), norm(3, mode)
     opcheck(torch.ops.rlv2v_fast.bn_relu_fwd, (x, *n))
-    of_frames = torch.rand(2, 3, 2, dtype=x.dtype) if n.per_frame else torch.rand(3, dtype=x.dtype)
+    of_frames = torch.rand((2, 3, 2) if n.per_frame else 3, dtype=x.dtype, device=x.device)
     statistics = (of_frames, of_frames + 1) if n.mean is None else (n.mean, n.var)
     arguments = (torch.randn_like(x), x, n.weight, n.bias, *statistics, n.eps, n.per_frame, mode[1])
     # The statistics are functions of x, of which the second derivative takes its own.
     opcheck(torch.ops.rlv2v_fast.bn_relu_bwd, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
-@needs_cpp
+@fused
 def test_compiles_as_one_graph_with_its_gradient():
     x, n = clip((2, 3, 2, 5, 4)), norm(3)
     grads = []

@@ -4,7 +4,7 @@ from torch.library import opcheck
 
 from rlv2v_fast.ops.backends import BackendFallbackWarning
 from rlv2v_fast.ops.bn_stats import bn_stats
-from tests.ops.bn_cases import LAYOUTS, SHAPES, clip, needs_cpp
+from tests.ops.bn_cases import LAYOUTS, SHAPES, Place, clip, fused, needs_cpp
 
 BACKENDS = ["reference", pytest.param("cpp", marks=needs_cpp)]
 
@@ -19,10 +19,10 @@ def test_mean_and_biased_variance_over_the_batch_or_each_frame(shape, layout, ba
         torch.testing.assert_close(bn_stats(x, per_frame=per_frame, backend=backend), wanted, rtol=1e-12, atol=1e-12)
 
 
-@needs_cpp
+@fused
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_large_mean_or_an_outlier_costs_the_variance_no_accuracy(layout):
-    x = torch.randn(2, 5, 4, 33, 37).contiguous(memory_format=layout)
+    x = torch.randn(2, 5, 4, 33, 37, device=Place.device).contiguous(memory_format=layout)
     x[0, :, 0, 0, 0] += 1e4  # the first value of every channel
     for moved in (x, x + 1000):
         mean, var = bn_stats(moved, backend="cpp")
@@ -32,7 +32,7 @@ def test_a_large_mean_or_an_outlier_costs_the_variance_no_accuracy(layout):
         torch.testing.assert_close(var.double(), exact[1], rtol=2e-6, atol=0)
 
 
-@needs_cpp
+@fused
 def test_the_number_of_threads_does_not_change_a_bit():
     threads = torch.get_num_threads()
     try:
@@ -47,16 +47,16 @@ def test_the_number_of_threads_does_not_change_a_bit():
         torch.set_num_threads(threads)
 
 
-@needs_cpp
+@fused
 def test_sliced_input_and_no_values_at_all():
     x = clip((2, 3, 4, 6, 10))[..., ::2]
     torch.testing.assert_close(bn_stats(x, backend="cpp"), bn_stats(x, backend="reference"))
-    for statistic in bn_stats(torch.zeros(0, 3, 2, 2, 2), backend="cpp"):
+    for statistic in bn_stats(torch.zeros(0, 3, 2, 2, 2, device=Place.device), backend="cpp"):
         assert statistic.shape == (3,)
         assert statistic.isnan().all()
 
 
-@needs_cpp
+@fused
 def test_nan_stays_in_its_channel():
     x = clip((2, 3, 2, 5, 5)).detach()
     x[1, 1, 0, 2, 2] = float("nan")
@@ -64,7 +64,7 @@ def test_nan_stays_in_its_channel():
     assert mean.isnan().tolist() == var.isnan().tolist() == [False, True, False]
 
 
-@needs_cpp
+@fused
 def test_opcheck():
     for layout in LAYOUTS:
         for per_frame in (False, True):
@@ -74,12 +74,12 @@ def test_opcheck():
 def test_arguments_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match=r"x must have shape \(B, C, T, H, W\); got \(2, 3\)"):
         bn_stats(torch.zeros(2, 3))
-    with pytest.raises(RuntimeError, match=r"the C\+\+ kernel takes float32 and float64, not torch.float16"):
+    with pytest.raises(RuntimeError, match=r"the C\+\+ kernel takes float32 and float64 on cpu, not torch.float16"):
         bn_stats(torch.zeros(1, 1, 1, 2, 2).half(), backend="cpp")
 
 
 def test_another_device_runs_the_reference_and_an_explicit_backend_says_why_not():
-    with pytest.raises(RuntimeError, match=r"the C\+\+ kernel runs on cpu, not on meta"):
+    with pytest.raises(RuntimeError, match=r"the C\+\+ operators run on cpu and cuda, not on meta"):
         bn_stats(torch.zeros(1, 1, 1, 2, 2, device="meta"), backend="cpp")
     with pytest.warns(BackendFallbackWarning, match="not on meta"):
         assert bn_stats(torch.zeros(1, 3, 1, 2, 2, device="meta"))[0].shape == (3,)
