@@ -18,7 +18,7 @@ from rlv2v_fast.models.discriminator import Discriminator
 from rlv2v_fast.models.generator import START, STRIDE, Generator
 from rlv2v_fast.models.predictor import Predictor
 from rlv2v_fast.models.q_network import QNetwork
-from rlv2v_fast.nn.norm import NORMS, evaluating
+from rlv2v_fast.nn.norm import NORMS
 
 DOMAINS = ("x", "y")
 OTHER = {"x": "y", "y": "x"}
@@ -119,16 +119,19 @@ class RLV2VGAN(nn.Module):
 
     @torch.no_grad()
     def translate_stream(self, pieces: Iterator[Tensor], direction: str = "x2y") -> Iterator[Tensor]:
-        """Translate consecutive pieces (B, t, C, H, W) of one video, carrying the state from each to the next."""
+        """Translate consecutive pieces (B, t, C, H, W) of one video, carrying the state from each to the next.
+
+        The averaged generator as it is at the first piece, with its normalizations folded into its convolutions.
+        """
         if direction not in DIRECTIONS:
             raise InputError(f"direction must be one of {', '.join(DIRECTIONS)}; got {direction!r}")
-        generator = self.generators_ema[DIRECTIONS[direction]]
-        assert isinstance(generator, Generator)
+        averaged = self.generators_ema[DIRECTIONS[direction]]
+        assert isinstance(averaged, Generator)
+        generator = copy.deepcopy(averaged).eval().fuse()
         state = START
         for piece in pieces:
             height, width = piece.shape[-2:]
-            with evaluating(generator):
-                output, state = generator.stream(pad_to_stride(piece), state)
+            output, state = generator.stream(pad_to_stride(piece), state)
             yield output[..., :height, :width]
 
     def save_pretrained(self, folder: str | Path) -> None:
