@@ -9,7 +9,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bench.harness import ROOT, Row
+from bench.cases import ROOT
+from bench.harness import Row
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 # What a row is a measurement of; the newest row of a key counts.
