@@ -92,7 +92,10 @@ def plot_roofline(device: str, rows: Sequence[Row], folder: Path) -> Path:
     grid[0][0].set_ylabel("counted GFLOP/s")
     entries = [legend_entry("copy and product ceilings", line="-")]
     entries += [legend_entry(op, marker=marker) for op, marker in markers.items()]
-    entries += [legend_entry("forward", marker="o"), legend_entry("and backward", marker="o", fill=False)]
+    entries += [
+        legend_entry("filled: forward", marker="o"),
+        legend_entry("hollow: with backward", marker="o", fill=False),
+    ]
     entries += [legend_entry(name, colour(name), "s") for name in dict.fromkeys(row["backend"] for row in rows)]
     grid[0][-1].legend(handles=entries, fontsize="small", loc="center left", bbox_to_anchor=(1.01, 0.5))
     return save(figure, folder / f"roofline_{slug(device)}.png")
@@ -102,11 +105,12 @@ def draw_ceiling(axes: Axes, rows: Sequence[Row]) -> None:
     """The copy's ramp and the product's flat top, of the run that saw the highest ones."""
     copy, product = (max(row[name] for row in rows) for name in ("copy_gbs", "matmul_gflops"))
     intensities = [row["flops"] / row["bytes"] for row in rows]
-    xs = sorted([min(intensities) / 2, product / copy, 2 * max(*intensities, product / copy)])
+    xs = sorted([min(intensities) / 2, product / copy, 8 * max(*intensities, product / copy)])
     axes.loglog(xs, [min(product, x * copy) for x in xs], "k-")
-    axes.annotate(f"{product:.0f} GFLOP/s", (xs[-1], product), ha="right", va="bottom", fontsize="small")
-    near: Any = {"xytext": (0, 10), "textcoords": "offset points", "fontsize": "small"}
-    axes.annotate(f"{copy:.0f} GB/s", (xs[0], xs[0] * copy), **near)
+    near: Any = {"textcoords": "offset points", "fontsize": "small", "ha": "right"}
+    axes.annotate(f"{product:.0f} GFLOP/s", (xs[-1], product), xytext=(0, 4), **near)
+    middle = (xs[0] * xs[1]) ** 0.5
+    axes.annotate(f"{copy:.0f} GB/s", (middle, middle * copy), xytext=(-8, 2), **near)
 
 
 def plot_scaling(device: str, op: str, rows: Sequence[Row], folder: Path) -> Path:
@@ -136,8 +140,9 @@ def draw_scaling(axes: Axes, letter: str, groups: Any) -> None:
         axes.loglog(*zip(*points, strict=True), color=colour(backend), label=label, **style)
     sizes = sorted({size for points in groups.values() for size, _ in points})
     axes.set_xticks(sizes)
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(ScalarFormatter())
+        axis.set_minor_formatter(NullFormatter())
     axes.set_xlabel({"HW": "H × W"}.get(letter, letter))
     axes.grid(alpha=0.25, which="both")
     axes.legend(fontsize="x-small")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -239,7 +240,17 @@ def rows_named(name: str, results: Path) -> list[Row]:
     """Rows of a file or folder, or those of a commit in the results."""
     if Path(name).exists():
         return read_rows([Path(name)])
-    return [row for row in read_rows([results]) if (row["commit"] or "").startswith(name[:12])]
+    revision = hash_of(name)[:12]
+    return [row for row in read_rows([results]) if (row["commit"] or "").startswith(revision)]
+
+
+def hash_of(name: str) -> str:
+    """The hash of a revision such as HEAD~1; the name itself where git does not know it."""
+    command = ["git", "-C", str(ROOT), "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return name
 
 
 def run_compare(options: argparse.Namespace) -> int:
