@@ -92,7 +92,8 @@ if [ -z "$rehearse" ]; then
   # Compiling an unrolled sequence takes long: each phase of a case is in the file once it is done.
   stage compile 110 "${bench[@]}" run --op rpb-between urb-between convlstm --out "$rows" --dtype bfloat16 \
     --rounds 15 --memory --budget 60 --backend naive compile cpp triton --case A BIG
-  stage system 60 "${bench[@]}" run --op system --out "$rows" --backend ours reference --rounds 3 --budget 40
+  # No compiled training iteration: its networks alone compile longer than this whole script may take.
+  stage system 60 "${bench[@]}" run --op system --out "$rows" --backend ours reference --rounds 3 --budget 40 --memory
   stage blocks 40 "${bench[@]}" run --op rpb urb --out "$rows" --dtype bfloat16 --memory --rounds 15 --budget 25 \
     --layout contiguous channels_last --backend naive cpp conv
   stage scaling 45 "${bench[@]}" scaling --op convlstm rpb-between --out "$rows" --dtype bfloat16 --memory --rounds 9 \
@@ -116,7 +117,7 @@ else
   stage blocks 90 "${bench[@]}" run --op rpb urb "${tiny[@]}" --backend naive cpp conv
   stage scaling 90 "${bench[@]}" scaling --op convlstm rpb-between "${tiny[@]}" --phase fwd --backend naive cpp
   stage layout 30 "${bench[@]}" run --op convlstm "${tiny[@]}" --layout channels_last --backend naive cpp
-  stage install 60 "${bench[@]}" run --op system --case replay-add replay-sample decode-256 import wheel --rounds 1 \
+  stage install 120 "${bench[@]}" run --op system --case replay-add replay-sample decode-256 import wheel --rounds 1 \
     --out "$rows" --backend ours python torch
 fi
 deadline=$((deadline + 20))

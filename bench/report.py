@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -264,13 +265,18 @@ def run_compare(options: argparse.Namespace) -> int:
 
 
 def run_report(options: argparse.Namespace) -> int:
-    """Print the tables, put them between the markers of the README, and draw the plots."""
+    """Print the full tables, draw the plots, and put a short table with links to them into the README."""
     rows = read_rows([options.results])
     print(markdown(rows))
-    folder = options.plots or (options.results if options.results.is_dir() else options.results.parent)
-    for path in plot(newest(rows), folder):
+    beside = options.results if options.results.is_dir() else options.results.parent
+    paths = plot(newest(rows), options.plots or beside)
+    for path in paths:
         print(path, file=sys.stderr)
-    if options.readme is not None and not write_between_markers(options.readme, markdown(rows, full=False)):
+    if options.readme is None:
+        return 0
+    links = [f"[{path.stem.replace('_', ' ')}]({os.path.relpath(path, options.readme.parent)})" for path in paths]
+    text = "\n".join([markdown(rows, full=False), *([f"Plots: {', '.join(links)}."] if links else [])])
+    if not write_between_markers(options.readme, text):
         print(f"{options.readme} has no {BEGIN} and {END}", file=sys.stderr)
         return 1
     return 0

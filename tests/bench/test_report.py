@@ -143,3 +143,17 @@ def test_plots_are_drawn_for_counted_and_swept_rows(tmp_path):
     paths = plot(rows, tmp_path)
     assert [path.name for path in paths] == ["roofline_Some-CPU.png", "scaling_Some-CPU_convlstm.png"]
     assert all(path.stat().st_size > 1000 for path in paths)
+
+
+def test_report_writes_the_short_table_and_links_to_plots_into_the_readme(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    readme, results = tmp_path / "README.md", tmp_path / "results"
+    results.mkdir()
+    counted = row(flops=10**9, bytes=10**7, copy_gbs=10.0, matmul_gflops=100.0, saved_bytes=2**21)
+    (results / "rows.jsonl").write_text(json.dumps(counted) + "\n")
+    readme.write_text(f"{report.BEGIN}\n{report.END}\n")
+    assert cli.main(["report", "--results", str(results), "--readme", str(readme)]) == 0
+    assert "Plots: [roofline Some-CPU](results/roofline_Some-CPU.png)." in readme.read_text()
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.endswith("| saved MiB |") for line in lines)
+    assert any(line.endswith("| 1 | 10 | – | 2 |") for line in lines)
