@@ -32,7 +32,7 @@ ROW_FIELDS = (
     *("p20_ms", "p50_ms", "p80_ms", "graph_p20_ms", "graph_p50_ms", "graph_p80_ms", "compile_s", "rounds", "clock"),
     *("peak_mb", "saved_bytes", "flops", "bytes", "copy_gbs", "matmul_gflops", "share"),
     *("ratio_to_naive", "ratio_to_compile", "ratio_to_reference", "graph_ratio_to_naive", "graph_ratio_to_compile"),
-    *("value", "unit", "sweep", "skipped", "note"),
+    *("value", "unit", "sweep", "skipped"),
     *("device", "driver", "versions", "commit", "threads", "load", "tf32", "time"),
 )
 Row = dict[str, Any]

@@ -120,8 +120,9 @@ def plot_scaling(device: str, op: str, rows: Sequence[Row], folder: Path) -> Pat
     fields = {"p50_ms": "p50 ms", "peak_mb": "peak MiB"}
     found = {field: groups for field in fields if (groups := scaling_groups(rows, field))}
     letters = list(dict.fromkeys(name[-1] for groups in found.values() for name in groups))
+    shape: Any = {"nrows": len(found), "ncols": len(letters), "squeeze": False, "sharey": "row"}
     size = (4.2 * len(letters), 3.8 * len(found))
-    figure, grid = pyplot.subplots(len(found), len(letters), figsize=size, squeeze=False, layout="constrained")
+    figure, grid = pyplot.subplots(**shape, figsize=size, layout="constrained")
     for line, (field, groups) in zip(grid, found.items(), strict=True):
         for axes, letter in zip(line, letters, strict=True):
             draw_scaling(axes, letter, {name: points for name, points in groups.items() if name[-1] == letter})
@@ -131,7 +132,7 @@ def plot_scaling(device: str, op: str, rows: Sequence[Row], folder: Path) -> Pat
 
 
 def draw_scaling(axes: Axes, letter: str, groups: Any) -> None:
-    from matplotlib.ticker import NullFormatter, ScalarFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
     several = {name[2] for name in groups}
     for (_, phase, dtype, backend, _), points in groups.items():
@@ -139,6 +140,7 @@ def draw_scaling(axes: Axes, letter: str, groups: Any) -> None:
         style: Any = {"marker": "o", "markersize": 4, "linestyle": "-" if phase == "fwd" else "--"}
         axes.loglog(*zip(*points, strict=True), color=colour(backend), label=label, **style)
     sizes = sorted({size for points in groups.values() for size, _ in points})
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.set_xticks(sizes)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(ScalarFormatter())
