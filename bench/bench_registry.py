@@ -1,6 +1,7 @@
-"""Every default and tiny case of every operation under pytest-benchmark, in the contiguous layout.
+"""The cases of every operation under pytest-benchmark, in the contiguous layout.
 
-pytest bench/ --benchmark-only                          all of it; -k "convlstm and tiny" chooses
+pytest bench/ --benchmark-only              every default case, many minutes; -k "convlstm and cpp" chooses
+pytest bench/                               the tiny cases: whether everything that is measured runs
 """
 
 from __future__ import annotations
@@ -18,13 +19,12 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ROUNDS = 3
 
 
-def parameters() -> Iterator[object]:
+def parameters(every: bool) -> Iterator[object]:
     """Those that a person would wait for: what runs once is left out, and so is compiling a training iteration."""
     for operation in operations().values():
         for case in operation.cases:
-            if DEVICE.type not in case.devices or not case.timed or case.once:
-                continue
-            if not case.default and not case.name.endswith("tiny"):
+            tiny = case.name.endswith("tiny")
+            if DEVICE.type not in case.devices or not case.timed or case.once or not (tiny or (every and case.default)):
                 continue
             for backend in operation.backends:
                 if operation.system and backend == "compile":
@@ -35,7 +35,11 @@ def parameters() -> Iterator[object]:
                         yield pytest.param(operation, case, backend, phase, id=name)
 
 
-@pytest.mark.parametrize(("operation", "case", "backend", "phase"), list(parameters()))
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    every = metafunc.config.getoption("benchmark_only", False)
+    metafunc.parametrize(("operation", "case", "backend", "phase"), list(parameters(every)))
+
+
 def test_case(benchmark: Callable[..., None], operation: Operation, case: Case, backend: str, phase: str) -> None:
     setting = Setting(DEVICE)
     if backend == "compile":
