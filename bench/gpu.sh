@@ -92,7 +92,7 @@ if [ -z "$rehearse" ]; then
   # Compiling an unrolled sequence takes long: each phase of a case is in the file once it is done.
   stage compile 110 "${bench[@]}" run --op rpb-between urb-between convlstm --out "$rows" --dtype bfloat16 \
     --rounds 15 --memory --budget 60 --backend naive compile cpp triton --case A BIG
-  # No compiled training iteration: its networks alone compile longer than this whole script may take.
+  # No compiled training iteration: on a CPU its networks took more than eight minutes to compile.
   stage system 60 "${bench[@]}" run --op system --out "$rows" --backend ours reference --rounds 3 --budget 40 --memory
   stage blocks 40 "${bench[@]}" run --op rpb urb --out "$rows" --dtype bfloat16 --memory --rounds 15 --budget 25 \
     --layout contiguous channels_last --backend naive cpp conv
