@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint gpu-test clean
+.PHONY: demo test lint gpu-test bench clean
 
 .venv/installed: pyproject.toml setup.py build_backend.py constraints.txt $(wildcard csrc/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -23,6 +23,19 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# What README.md shows of a CPU, on a quiet machine: about 18 minutes on 2 cores. bench/gpu.sh is the same for a GPU.
+BENCH = env -u OMP_NUM_THREADS $(BIN)/python -m bench
+PEERS = naive compile reference cpp conv
+bench: .venv/installed
+	$(BENCH) run --op convlstm --case A B C streaming --memory --rounds 7 --backend $(PEERS) cpp-exact cpp-low
+	$(BENCH) run --op convlstm --case D --memory --rounds 3 --backend $(PEERS) cpp-exact cpp-low
+	$(BENCH) run --op rpb-between urb-between rpb urb --memory --rounds 7 --backend $(PEERS)
+	$(BENCH) run --op rpb-between urb-between rpb urb --layout channels_last --rounds 7 --backend $(PEERS)
+	$(BENCH) run --op system --rounds 3 --backend ours reference python torch
+	$(BENCH) scaling --op convlstm rpb-between --case A --phase fwd_bwd --memory --rounds 3 --backend naive cpp
+	$(BENCH) regression --update
+	$(BENCH) report --readme >bench/results/tables.md
 
 gpu-test: .venv/installed
 	$(BIN)/python -m pytest -m gpu

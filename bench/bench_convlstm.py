@@ -3,7 +3,6 @@
 python -m bench run --op convlstm                      time of every case, forward and with backward
 python -m bench run --op convlstm --threads 1 --clock cpu --memory    on a machine that others use too
 python -m bench.bench_convlstm                         accuracy of every case against float64 (CPU)
-pytest bench/bench_convlstm.py --benchmark-only        the same calls under pytest-benchmark
 """
 
 from __future__ import annotations
@@ -11,12 +10,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.cases import CONVLSTM, FLOOR, PHASES, Calls, Case, Operation, Setting, UnavailableError, Work
+from bench.cases import CONVLSTM, FLOOR, Calls, Case, ForwardBackward, Operation, Setting, UnavailableError, Work
 from bench.peers import NaiveConvLSTM
 from rlv2v_fast.nn.convlstm import ConvLSTM
 
@@ -125,11 +123,7 @@ def phases_of(layer: Layer, parameters: list[nn.Parameter], x: Tensor) -> Calls:
     def forward() -> object:
         return layer(x)
 
-    def forward_backward() -> object:
-        # Not .backward(): accumulating into .grad belongs to no layer, and its streams resist graph capture.
-        return torch.autograd.grad(layer(leaf).sum(), [leaf, *parameters])
-
-    return {"fwd": forward, "fwd_bwd": forward_backward}
+    return {"fwd": forward, "fwd_bwd": ForwardBackward(lambda: (layer(leaf).sum(),), [leaf, *parameters])}
 
 
 def count(case: Case, phase: str, dtype: torch.dtype) -> Work:
@@ -183,29 +177,6 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     for name in options.cases:
         accuracy(cases[name])
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("case", CONVLSTM, ids=lambda case: case.name)
-@pytest.mark.parametrize("phase", PHASES)
-def test_convlstm(benchmark: Callable[..., None], phase: str, case: Case, backend: str) -> None:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type not in case.devices:
-        pytest.skip(f"case {case.name} is meant for {', '.join(case.devices)}")
-    try:
-        call = prepare(case, backend, Setting(device)).get(phase)
-        if call is None:
-            pytest.skip(f"{backend} has no {phase}")
-        call()
-    except (UnavailableError, ImportError, RuntimeError) as error:
-        pytest.skip(str(error))
-
-    def waited() -> None:
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-
-    benchmark(waited)
 
 
 if __name__ == "__main__":

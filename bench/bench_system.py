@@ -6,6 +6,7 @@ python -m bench run --op system
 from __future__ import annotations
 
 import itertools
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 
 from bench.cases import (
+    ROOT,
     SYSTEM_DECODE,
     SYSTEM_INSTALL,
     SYSTEM_REPLAY,
@@ -28,11 +30,12 @@ from bench.cases import (
     UnavailableError,
 )
 
-ROOT = Path(__file__).resolve().parents[1]
 # A rollout comes every so many iterations, so this many make one call.
 CYCLE = 4
 # What a backend of the system means to the operators beneath it.
 OPERATOR_BACKENDS = {"ours": "auto", "reference": "reference", "compile": "auto"}
+# What a release's source archive holds of the package, and nothing built.
+SOURCES = ("build_backend.py", "csrc", "kernels", "LICENSE", "pyproject.toml", "README.md", "rlv2v_fast", "setup.py")
 IMPORTS = {"python": "pass", "torch": "import torch", "ours": "from rlv2v_fast import ConvLSTM, RLV2VGAN"}
 
 
@@ -101,9 +104,9 @@ def replay_calls(case: Case, backend: str, setting: Setting) -> Calls:
 
 
 @cache
-def _video_folder() -> Any:
-    """Kept until the process ends, and then removed."""
-    return tempfile.TemporaryDirectory(prefix="bench-video-")
+def scratch() -> Any:
+    """A folder kept until the process ends, and then removed."""
+    return tempfile.TemporaryDirectory(prefix="bench-")
 
 
 def decode_calls(case: Case, backend: str, setting: Setting) -> Calls:
@@ -114,7 +117,7 @@ def decode_calls(case: Case, backend: str, setting: Setting) -> Calls:
     from rlv2v_fast.data.video import read_frames
     from rlv2v_fast.data.writer import VideoWriter
 
-    side, path = case.shape["H"], Path(_video_folder().name) / f"{case.name}.mp4"
+    side, path = case.shape["H"], Path(scratch().name) / f"{case.name}.mp4"
     with VideoWriter(path, side, side, 25) as writer:
         for frame in figure1_pair(0, case.shape["T"], side)[1]:
             writer.write(frame)
@@ -127,6 +130,29 @@ def import_calls(case: Case, backend: str, setting: Setting) -> Calls:
     return {"run": lambda: subprocess.run(command, cwd=ROOT, check=True)}
 
 
+def install_calls(case: Case, backend: str, setting: Setting) -> Calls:
+    """What `pip install --no-deps` does with the sources where torch is installed: compile, pack, unpack."""
+    folder = Path(scratch().name)
+    source = folder / "source"
+    source.mkdir(exist_ok=True)
+    for name in SOURCES:
+        path, target = ROOT / name, source / name
+        if path.is_dir():
+            built = shutil.ignore_patterns("__pycache__", "*.so", "_build_info.json")
+            shutil.copytree(path, target, ignore=built, dirs_exist_ok=True)
+        else:
+            shutil.copy2(path, target)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+
+    def install() -> None:
+        command = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(source)]
+        subprocess.run(command, check=True)
+        command = [*pip, "install", "--no-deps", "--no-index", "--target", str(folder / "site"), str(newest_wheel())]
+        subprocess.run(command, check=True)
+
+    return {"run": install}
+
+
 def wheel_calls(case: Case, backend: str, setting: Setting) -> Calls:
     """Nothing to time; the value is the size."""
     newest_wheel()
@@ -134,11 +160,12 @@ def wheel_calls(case: Case, backend: str, setting: Setting) -> Calls:
 
 
 def newest_wheel() -> Path:
-    """The newest wheel of dist/."""
-    wheels = sorted((ROOT / "dist").glob("rlv2v_fast-*.whl"), key=lambda path: path.stat().st_mtime)
-    if not wheels:
-        raise UnavailableError("dist/ holds no wheel: python setup.py bdist_wheel makes one")
-    return wheels[-1]
+    """The wheel that the case install built, or else the newest of dist/."""
+    for folder in (Path(scratch().name), ROOT / "dist"):
+        wheels = sorted(folder.glob("rlv2v_fast-*.whl"), key=lambda path: path.stat().st_mtime)
+        if wheels:
+            return wheels[-1]
+    raise UnavailableError("no wheel: the case install builds one, and so does python setup.py bdist_wheel in dist/")
 
 
 PARTS = {
@@ -148,6 +175,7 @@ PARTS = {
     "replay": replay_calls,
     "decode": decode_calls,
     "import": import_calls,
+    "install": install_calls,
     "wheel": wheel_calls,
 }
 

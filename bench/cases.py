@@ -7,12 +7,14 @@ A case is a name and its sizes; a `bench_*.py` turns cases into calls. The harne
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+ROOT = Path(__file__).resolve().parents[1]
 # What is no competitor but a bound: the convolutions an operation cannot do without, and nothing else.
 FLOOR = "conv"
 PHASES = ("fwd", "fwd_bwd")
@@ -28,6 +30,7 @@ class Case:
 
     devices: device types it is meant for. default: whether it runs when no case is named. sweep: the letter of the
     size that a scaling run varies. clock: overrides the run's. timed: False where only the operation's value counts.
+    once: True where one call takes minutes, so that the first is the one that counts.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Case:
     sweep: str | None = None
     clock: str | None = None
     timed: bool = True
+    once: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,19 @@ class Work:
 
     flops: int
     bytes: int
+
+
+@dataclass(frozen=True)
+class ForwardBackward:
+    """A call that gives the gradients of `outputs()` for `leaves`; what it saves in between can be counted."""
+
+    outputs: Callable[[], Sequence[Tensor]]
+    leaves: Sequence[Tensor]
+
+    def __call__(self) -> tuple[Tensor, ...]:
+        # Not .backward(): accumulating into .grad belongs to no layer, and its streams resist graph capture.
+        outputs = self.outputs()
+        return torch.autograd.grad(outputs, self.leaves, [torch.ones_like(y) for y in outputs])
 
 
 Call = Callable[[], object]
@@ -91,6 +108,13 @@ def convlstm_case(name: str, sizes: tuple[int, int, int, int, int, int], **optio
     return Case(name, shape, **options)  # type: ignore[arg-type]
 
 
+def block_case(name: str, sizes: tuple[int, int, int, int], **options: object) -> Case:
+    """sizes: (B, T, C, H = W) that the convolutions of the block work on."""
+    batch, steps, channels, side = sizes
+    shape = {"B": batch, "T": steps, "C": channels, "H": side, "W": side}
+    return Case(name, shape, **options)  # type: ignore[arg-type]
+
+
 CONVLSTM = (
     convlstm_case("A", (2, 10, 16, 64, 64, 3)),
     convlstm_case("B", (4, 16, 3, 64, 32, 3)),
@@ -100,6 +124,13 @@ CONVLSTM = (
     # One step of one frame, the fixed cost of a call.
     convlstm_case("streaming", (1, 1, 64, 32, 64, 3)),
     convlstm_case("tiny", (1, 2, 4, 16, 8, 3), default=False),
+)
+
+BLOCKS = (
+    block_case("A", (2, 8, 64, 64)),
+    block_case("B", (4, 16, 32, 32)),
+    block_case("BIG", (4, 16, 64, 128), devices=("cuda",)),
+    block_case("tiny", (1, 2, 4, 8), default=False),
 )
 
 SYSTEM_TRAIN = (
@@ -118,6 +149,8 @@ SYSTEM_REPLAY = tuple(
 )
 SYSTEM_DECODE = (Case("decode-256", {"T": 48, "H": 256, "W": 256}, devices=("cpu",)),)
 SYSTEM_INSTALL = (
+    # From source, compilers included; the wheel it makes is the one whose size counts.
+    Case("install", {}, devices=("cpu",), clock="wall", once=True),
     Case("wheel", {}, devices=("cpu",), timed=False),
     # Other processes do the work, which a clock of this one's processor time would not see.
     Case("import", {}, devices=("cpu",), clock="wall"),
@@ -133,16 +166,48 @@ def operations() -> dict[str, Operation]:
     return found
 
 
+def prepare_all(
+    operation: Operation, case: Case, setting: Setting, backends: Iterable[str]
+) -> tuple[dict[str, Calls], dict[str, str]]:
+    """Calls by backend, and the reason of each backend that has none."""
+    prepared: dict[str, Calls] = {}
+    refused: dict[str, str] = {}
+    for backend in backends:
+        try:
+            prepared[backend] = operation.prepare(case, backend, setting)
+        except (ImportError, UnavailableError, RuntimeError) as error:
+            refused[backend] = reason(error)
+    return prepared, refused
+
+
+def reason(error: Exception) -> str:
+    """One line that says why something does not run."""
+    if isinstance(error, UnavailableError):
+        return str(error)
+    if isinstance(error, ImportError) and error.name:
+        return f"{error.name} is not installed"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
 def scaled(case: Case, letter: str, factor: float) -> Case:
-    """The case with one size multiplied; "HW" multiplies the pixels, both sides by the root of factor."""
+    """The case with one size multiplied; "HW" multiplies the pixels, both sides by the root of factor.
+
+    Sides stay even, as blocks that halve or double them need.
+    """
     shape = dict(case.shape)
-    for side, power in {"H": 0.5, "W": 0.5}.items() if letter == "HW" else {letter: 1.0}.items():
-        shape[side] = max(1, round(shape[side] * factor**power))
+    if letter == "HW":
+        shape |= {side: max(2, 2 * round(shape[side] * factor**0.5 / 2)) for side in ("H", "W")}
+    else:
+        shape[letter] = max(1, round(shape[letter] * factor))
     size = shape["H"] * shape["W"] if letter == "HW" else shape[letter]
     return Case(f"{case.name}[{letter}={size}]", shape, case.devices, sweep=letter)
 
 
 def sweep_cases(case: Case, factors: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)) -> list[Case]:
-    """The case with each of T, B, the pixels and K varied alone; sizes that round together run once."""
-    cases = [scaled(case, letter, factor) for letter in ("T", "B", "HW", "K") for factor in factors]
+    """The case with each of T, B, the pixels and its channels varied alone; sizes that round together run once.
+
+    The channels are the hidden ones, K, and in a block C.
+    """
+    letters = ("T", "B", "HW", "K" if "K" in case.shape else "C")
+    cases = [scaled(case, letter, factor) for letter in letters for factor in factors]
     return list({each.name: each for each in cases}.values())

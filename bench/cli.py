@@ -14,18 +14,9 @@ from typing import TextIO
 
 import torch
 
-from bench import regression, report
-from bench.cases import Case, Operation, Setting, operations, sweep_cases
-from bench.harness import (
-    ROOT,
-    Plan,
-    Row,
-    commit,
-    cpu_peak_mib,
-    device_name,
-    measure,
-    prepare_all,
-)
+from bench import memory, regression, report
+from bench.cases import ROOT, Case, Operation, Setting, operations, sweep_cases
+from bench.harness import Plan, Row, commit, device_name, measure
 
 RESULTS = ROOT / "bench/results"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -47,7 +38,8 @@ def row_line(row: Row) -> str:
         ("ratio_to_naive", "{:.2f}x naive"),
         ("graph_ratio_to_naive", "{:.2f}x naive as graphs"),
         ("share", "{:.0%} of ceilings"),
-        ("peak_mb", "{:.0f} MiB"),
+        ("peak_mb", "peak {:.0f} MiB"),
+        ("saved_bytes", "{:.3g} bytes saved"),
         ("compile_s", "compiled in {:.1f} s"),
     ):
         if row[field] is not None:
@@ -146,19 +138,8 @@ def results_file(options: argparse.Namespace) -> Path:
 
 
 def peak(options: argparse.Namespace) -> int:
-    """Print the MiB one call adds at its peak; run in a process of its own by --memory."""
-    torch.set_num_threads(options.threads)
-    operation = operations()[options.operation]
-    case = next(case for case in operation.cases if case.name == options.case_name)
-    setting = Setting(torch.device("cpu"), DTYPES[options.dtype], options.layout)
-    prepared, _ = prepare_all(operation, case, setting, [options.backend_name])
-    call = prepared[options.backend_name][options.phase_name]
-    # A small call first loads code that belongs to no call; a full one would hide the scratch that backends keep.
-    tiny = [case for case in operation.cases if case.name == "tiny"]
-    for small in tiny:
-        warm, _ = prepare_all(operation, small, setting, [options.backend_name])
-        warm[options.backend_name][options.phase_name]()
-    print(cpu_peak_mib(call))
+    """Print the MiB each call asked for adds at its peak; run in a process of its own by --memory."""
+    print(json.dumps(memory.answer(json.loads(options.request))))
     return 0
 
 
@@ -173,7 +154,7 @@ def measuring_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: processor time, for --threads 1")
-    parser.add_argument("--memory", action="store_true", help="also peak memory")
+    parser.add_argument("--memory", action="store_true", help="also peak memory and saved bytes")
     parser.add_argument("--no-graphs", action="store_true", help="no CUDA graphs")
     parser.add_argument("--budget", type=float, help="seconds after which nothing new starts")
     parser.add_argument("--tiny", action="store_true", help="tiny ceilings, for trying the harness out")
@@ -187,12 +168,8 @@ def make_parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=(function.__doc__ or "").splitlines()[0])
         measuring_options(command)
         command.set_defaults(function=function)
-    command = commands.add_parser("peak", help="MiB of one call (used by --memory)")
-    for argument in ("operation", "case_name", "backend_name", "phase_name"):
-        command.add_argument(argument)
-    command.add_argument("--dtype", default="float32")
-    command.add_argument("--layout", default="contiguous")
-    command.add_argument("--threads", type=int, default=1)
+    command = commands.add_parser("peak", help="MiB of calls (used by --memory)")
+    command.add_argument("request", help="JSON")
     command.set_defaults(function=peak)
     report.add_commands(commands, RESULTS)
     regression.add_command(commands, RESULTS)

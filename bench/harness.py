@@ -14,7 +14,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
@@ -23,18 +23,16 @@ from typing import Any
 
 import torch
 
-from bench.cases import Call, Calls, Case, Operation, Setting, UnavailableError, Work
-
-ROOT = Path(__file__).resolve().parents[1]
-MIB = 2**20
+from bench.cases import ROOT, Call, Case, Operation, Setting, Work, prepare_all, reason
+from bench.memory import MIB, peaks, saved_bytes
 
 # Every row has exactly these; what does not apply is None.
 ROW_FIELDS = (
     *("op", "case", "shape", "dtype", "layout", "backend", "phase"),
     *("p20_ms", "p50_ms", "p80_ms", "graph_p20_ms", "graph_p50_ms", "graph_p80_ms", "compile_s", "rounds", "clock"),
-    *("peak_mb", "flops", "bytes", "copy_gbs", "matmul_gflops", "share"),
+    *("peak_mb", "saved_bytes", "flops", "bytes", "copy_gbs", "matmul_gflops", "share"),
     *("ratio_to_naive", "ratio_to_compile", "ratio_to_reference", "graph_ratio_to_naive", "graph_ratio_to_compile"),
-    *("value", "unit", "sweep", "skipped", "note"),
+    *("value", "unit", "sweep", "skipped"),
     *("device", "driver", "versions", "commit", "threads", "load", "tf32", "time"),
 )
 Row = dict[str, Any]
@@ -164,8 +162,8 @@ def measure_ceilings(setting: Setting, clock: str, *, tiny: bool = False) -> Cei
 class Plan:
     """How a run measures.
 
-    clock: "wall" or "cpu"; a GPU uses CUDA events. memory: also peak memory, on a CPU in a process of its own for
-    each row. graphs: also CUDA graphs. deadline: moment of time.monotonic() after which nothing new starts.
+    clock: "wall" or "cpu"; a GPU uses CUDA events. memory: also peak memory and what is saved for the backward. graphs:
+    also CUDA graphs. deadline: moment of time.monotonic() after which nothing new starts.
     """
 
     rounds: int = 9
@@ -202,20 +200,6 @@ def measure(
             torch.cuda.empty_cache()
 
 
-def prepare_all(
-    operation: Operation, case: Case, setting: Setting, backends: Iterable[str]
-) -> tuple[dict[str, Calls], dict[str, str]]:
-    """Calls by backend, and the reason of each backend that has none."""
-    prepared: dict[str, Calls] = {}
-    refused: dict[str, str] = {}
-    for backend in backends:
-        try:
-            prepared[backend] = operation.prepare(case, backend, setting)
-        except (ImportError, UnavailableError, RuntimeError) as error:
-            refused[backend] = reason(error)
-    return prepared, refused
-
-
 def _measure_phase(
     operation: Operation,
     case: Case,
@@ -228,7 +212,10 @@ def _measure_phase(
     firsts, failed = first_calls(calls, setting)
     calls = {name: call for name, call in calls.items() if name not in failed}
     clock = clock_for(case, setting, plan)
-    times = interleave(calls, plan.rounds, clock, deadline=plan.deadline) if calls else {}
+    if case.once:
+        times = {name: [firsts[name]] for name in calls}
+    else:
+        times = interleave(calls, plan.rounds, clock, deadline=plan.deadline) if calls else {}
     # A part of the system keeps state from call to call, which a replay would not.
     graphable = setting.device.type == "cuda" and plan.graphs and not operation.system and not plan.late()
     graphs = graph_times(calls, plan) if graphable else {}
@@ -237,13 +224,16 @@ def _measure_phase(
         **environment(setting.device),
         "clock": clock,
     }
+    # Parts of the system that other processes do would show this one's memory.
+    found = peaks(operation, case, setting, phase, calls) if plan.memory and calls and case.clock is None else {}
     rows = [new_row(**common, backend=name, skipped=why) for name, why in (refused | failed).items()]
     for name, values in times.items():
         row = new_row(**common, backend=name, rounds=len(values))
         if case.timed:
             row |= _timing_fields(values, times, graphs.get(name), graphs)
         row["compile_s"] = firsts[name] if name == "compile" else None
-        row["peak_mb"] = peak_mib(operation, case, setting, name, phase, calls[name]) if plan.memory else None
+        row["peak_mb"] = found.get(name)
+        row["saved_bytes"] = saved_bytes(calls[name]) if plan.memory else None
         row |= _work_fields(operation, case, setting, phase, percentile(values, 0.5), plan)
         rows.append(row)
     return rows
@@ -264,15 +254,6 @@ def first_calls(calls: Mapping[str, Call], setting: Setting) -> tuple[dict[str, 
         else:
             seconds[name] = time.perf_counter() - start
     return seconds, failed
-
-
-def reason(error: Exception) -> str:
-    """One line that says why something does not run."""
-    if isinstance(error, UnavailableError):
-        return str(error)
-    if isinstance(error, ImportError) and error.name:
-        return f"{error.name} is not installed"
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def synchronize(device: torch.device) -> None:
@@ -356,43 +337,6 @@ def new_row(**fields: Any) -> Row:
     if unknown:
         raise ValueError(f"fields must be among ROW_FIELDS; got {', '.join(sorted(unknown))}")
     return {name: fields.get(name) for name in ROW_FIELDS}
-
-
-def peak_mib(operation: Operation, case: Case, setting: Setting, backend: str, phase: str, call: Call) -> float | None:
-    """MiB that one call adds at its peak to what is held before it; None where it cannot be told."""
-    if setting.device.type == "cuda":
-        return gpu_peak_mib(call)
-    command = [sys.executable, "-m", "bench", "peak", operation.name, case.name, backend, phase]
-    command += ["--dtype", str(setting.dtype).removeprefix("torch."), "--layout", setting.layout]
-    command += ["--threads", str(torch.get_num_threads())]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    return float(done.stdout) if done.returncode == 0 else None
-
-
-def gpu_peak_mib(call: Call) -> float:
-    """torch.cuda.max_memory_allocated over the call, less what was allocated before."""
-    gc.collect()
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    call()
-    torch.cuda.synchronize()
-    return (torch.cuda.max_memory_allocated() - before) / MIB
-
-
-def cpu_peak_mib(call: Call) -> float:
-    """High-water mark of this process over the call, less its memory before (Linux)."""
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _process_mib("VmRSS")
-    call()
-    return _process_mib("VmHWM") - before
-
-
-def _process_mib(name: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(name):
-            return int(line.split()[1]) / 1024
-    raise OSError(f"/proc/self/status has no {name}")
 
 
 def environment(device: torch.device) -> Row:

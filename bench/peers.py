@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -50,3 +51,42 @@ class NaiveConvLSTM(nn.Module):
             outputs.append(x)
             states.append([h, c])
         return outputs[-1:], states[-1:]
+
+
+class NaiveBlock(nn.Module):
+    """RPB or URB (kind) from separate layers, named as ours are; `channels` in and out."""
+
+    def __init__(self, kind: str, channels: int) -> None:
+        super().__init__()
+        self.kind = kind
+        self.conv1, self.conv2 = (nn.Conv3d(channels, channels, 3, padding=(0, 1, 1), bias=False) for _ in range(2))
+        self.bn1, self.bn2, self.bn3 = (nn.BatchNorm3d(channels) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = self.upsampled(x)
+        return self.leave(self.second(self.enter(self.first(x))), shortcut)
+
+    def between(self, u: Tensor, v: Tensor, shortcut: Tensor) -> tuple[Tensor, Tensor]:
+        """All but the convolutions, given what they give and the shortcut, which at URB is not yet upsampled."""
+        return self.enter(u), self.leave(v, self.upsampled(shortcut))
+
+    def first(self, x: Tensor) -> Tensor:
+        return self.conv1(past(self.upsampled(x)))
+
+    def second(self, a: Tensor) -> Tensor:
+        return self.conv2(past(a))
+
+    def upsampled(self, x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=(1, 2, 2)) if self.kind == "URB" else x
+
+    def enter(self, u: Tensor) -> Tensor:
+        return F.relu(self.bn1(u))
+
+    def leave(self, v: Tensor, shortcut: Tensor) -> Tensor:
+        y = F.relu(self.bn2(v) + shortcut)
+        return self.bn3(F.max_pool3d(y, (1, 2, 2)) if self.kind == "RPB" else y)
+
+
+def past(x: Tensor) -> Tensor:
+    """Two frames of zeros before x (B, C, T, H, W), which make a convolution over three frames causal."""
+    return F.pad(x, (0, 0, 0, 0, 2, 0))

@@ -2,6 +2,9 @@
 
 python -m bench regression --update       store the ratios of this machine in bench/results/<device>/baseline.json
 python -m bench regression                measure again; status 1 where a ratio falls below its band
+
+A ratio below its band is measured once more, and the better of the two counts: another process can take the cache from
+one peer for a whole run, but a slower kernel is slow both times.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from bench.harness import Plan, Row, measure
 # ratios of 2.0 and 2.9.
 BAND = 0.35
 BASELINE = "baseline.json"
+# Those that take a second or two each; a whole block is mostly the library's convolutions.
+CASES = ["convlstm/A", "convlstm/C", "rpb-between/B", "urb-between/B"]
 
 
 @dataclass(frozen=True)
@@ -58,19 +63,32 @@ def judge(stored: Mapping[str, float], now: Mapping[str, float], band: float) ->
     return verdicts
 
 
-def measured(options: argparse.Namespace, conditions: Mapping[str, Any]) -> list[Row]:
-    """Rows of naive and our backends in the cases and conditions given."""
+def measured(options: argparse.Namespace, conditions: Mapping[str, Any], names: Iterable[str]) -> list[Row]:
+    """Rows of naive and our backend in the cases ("op/case") and conditions given."""
     torch.set_num_threads(conditions["threads"])
-    setting = Setting(torch.device(options.device))
-    operation = operations()["convlstm"]
-    backends = ["naive", "triton"] if setting.device.type == "cuda" else ["naive", "cpp"]
+    setting, found = Setting(torch.device(options.device)), operations()
     plan = Plan(options.rounds, conditions["clock"], graphs=False)
-    cases = [case for case in operation.cases if case.name in conditions["cases"]]
     rows: list[Row] = []
-    for case in cases:
-        for phase_rows in measure(operation, case, setting, backends, operation.phases, plan):
+    for name in names:
+        op, case_name = name.split("/")
+        operation = found[op]
+        case = next(case for case in operation.cases if case.name == case_name)
+        ours = "triton" if setting.device.type == "cuda" and "triton" in operation.backends else "cpp"
+        for phase_rows in measure(operation, case, setting, ["naive", ours], operation.phases, plan):
             rows += phase_rows
     return rows
+
+
+def judged(options: argparse.Namespace, baseline: Mapping[str, Any]) -> list[Verdict]:
+    """Verdicts on every stored ratio, after a second look at the cases that seem slower."""
+    band = baseline["band"] if options.band is None else options.band
+    conditions, stored = baseline["conditions"], baseline["ratios"]
+    now = ratios(measured(options, conditions, conditions["cases"]))
+    doubtful = [verdict.name for verdict in judge(stored, now, band) if verdict.status == "slower"]
+    again = dict.fromkeys("/".join(name.split("/")[:2]) for name in doubtful)
+    for name, ratio in ratios(measured(options, conditions, again)).items():
+        now[name] = max(ratio, now.get(name, 0.0))
+    return judge(stored, now, band)
 
 
 def regression(options: argparse.Namespace) -> int:
@@ -80,13 +98,11 @@ def regression(options: argparse.Namespace) -> int:
     path = options.baseline or results_folder(torch.device(options.device), options.results) / BASELINE
     if options.update:
         conditions = {"cases": options.case, "threads": options.threads, "clock": options.clock}
-        return store(path, conditions, measured(options, conditions))
+        return store(path, conditions, measured(options, conditions, options.case))
     if not path.is_file():
         print(f"{path} does not exist: python -m bench regression --update makes it")
         return 2
-    baseline = json.loads(path.read_text())
-    band = baseline["band"] if options.band is None else options.band
-    verdicts = judge(baseline["ratios"], ratios(measured(options, baseline["conditions"])), band)
+    verdicts = judged(options, json.loads(path.read_text()))
     for verdict in verdicts:
         now = "not measured" if verdict.now is None else f"{verdict.now:.2f}x"
         print(f"{verdict.status:8} {verdict.name:50} {verdict.stored:.2f}x stored, {now}")
@@ -111,7 +127,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser], r
     command.add_argument("--baseline", type=Path, help="file of stored ratios")
     command.add_argument("--results", type=Path, default=results)
     command.add_argument("--band", type=float, help=f"part of a ratio that may be lost (stored; {BAND})")
-    command.add_argument("--case", nargs="+", default=["A", "B", "C"], help="with --update")
+    command.add_argument("--case", nargs="+", default=CASES, help="op/case, with --update")
     command.add_argument("--threads", type=int, default=1, help="with --update")
     command.add_argument("--clock", choices=["wall", "cpu"], default="cpu", help="with --update")
     command.add_argument("--rounds", type=int, default=7)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
+import os
+import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bench.harness import ROOT, Row
+from bench.cases import FLOOR, ROOT
+from bench.fits import exponent, scaling_groups
+from bench.harness import ROW_FIELDS, Row
+from bench.memory import MIB
+from bench.plots import plot
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 # What a row is a measurement of; the newest row of a key counts.
@@ -21,7 +26,9 @@ def read_rows(paths: Iterable[Path]) -> list[Row]:
     files: list[Path] = []
     for path in paths:
         files += sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
-    return [json.loads(line) for file in files for line in file.read_text().splitlines() if line.strip()]
+    lines = [line for file in files for line in file.read_text().splitlines() if line.strip()]
+    # A row written before a field existed has None there.
+    return [dict.fromkeys(ROW_FIELDS) | json.loads(line) for line in lines]
 
 
 def key_of(row: Row) -> tuple[object, ...]:
@@ -66,40 +73,48 @@ def device_table(device: str, rows: Sequence[Row], full: bool) -> list[str]:
         operations.sort(key=lambda row: [str(value) for value in key_of(row)[1:6]])
         lines += [*(operation_lines(operations) if full else gain_lines(operations)), ""]
     if system:
-        lines += ["| system | backend | figure | p50 ms (p20 to p80) | over reference |", "|---|---|---|---|---|"]
+        lines += ["| system | threads | backend | figure | p50 ms (p20 to p80) | over reference |", "|---" * 6 + "|"]
         lines += [*(system_line(row) for row in system), ""]
-    exponents = scaling_exponents(rows)
+    exponents = exponent_lines(rows)
     if exponents:
-        lines += ["Cost grows as size to the power of (T frames, B samples, HW pixels, K hidden channels):", ""]
-        lines += ["| op | phase | dtype | backend | size | exponent | points |", "|---|---|---|---|---|---|---|"]
-        lines += [*("| " + " | ".join(map(str, line)) + " |" for line in exponents), ""]
+        sizes = "T frames, B samples, HW pixels, K or in blocks C channels"
+        lines += [f"Cost grows as size to the power of ({sizes}), time / peak memory:", "", *exponents, ""]
     return lines
 
 
 def operation_lines(rows: Sequence[Row]) -> list[str]:
     """A line for each row."""
     return [
-        "| op | case | dtype | layout | phase | backend | p50 ms (p20 to p80) | over naive | over torch.compile "
-        "| graph p50 ms | over naive, both graphs | of ceilings | peak MiB |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| op | case | dtype | layout | phase | threads | backend | p50 ms (p20 to p80) | over naive "
+        "| over torch.compile | compiled in s | graph p50 ms | over naive, both graphs | of ceilings | GFLOP | MB "
+        "| peak MiB | saved MiB |",
+        "|---" * 18 + "|",
         *(operation_line(row) for row in rows),
     ]
 
 
 def gain_lines(rows: Sequence[Row]) -> list[str]:
-    """A line for each case and phase: naive's time, and each other backend's gain over it."""
-    backends = [name for name in dict.fromkeys(row["backend"] for row in rows) if name != "naive"]
-    lines = ["| op | case | dtype | layout | phase | naive p50 ms (p20 to p80) | " + " | ".join(backends) + " |"]
-    lines.append("|---" * (6 + len(backends)) + "|")
+    """A line for each case and phase: naive's time, and each other backend's gain over it, the floor's last."""
+    names = dict.fromkeys(row["backend"] for row in rows)
+    backends = sorted((name for name in names if name != "naive"), key=lambda name: (name == FLOOR, name))
+    lines = [
+        "| op | case | dtype | layout | phase | threads | naive p50 ms (p20 to p80) | " + " | ".join(backends) + " |"
+    ]
+    lines.append("|---" * (7 + len(backends)) + "|")
     cases: dict[tuple[str, ...], dict[str, Row]] = {}
     for row in rows:
-        name = tuple(row[field] for field in ("op", "case", "dtype", "layout", "phase"))
+        name = *(row[field] for field in ("op", "case", "dtype", "layout", "phase")), threads(row)
         cases.setdefault(name, {})[row["backend"]] = row
     for name, found in cases.items():
         naive = spread(found["naive"]) if "naive" in found else "–"
         gains = [both_gains(found[backend]) if backend in found else "–" for backend in backends]
         lines.append("| " + " | ".join([*name, naive, *gains]) + " |")
     return lines
+
+
+def threads(row: Row) -> str:
+    """The row's threads; whose time it is where that is not the wall clock's."""
+    return f"{row['threads']}, processor time" if row["clock"] == "cpu" else str(row["threads"])
 
 
 def both_gains(row: Row) -> str:
@@ -124,8 +139,8 @@ def conditions(rows: Sequence[Row]) -> str:
     return ", ".join([*parts, f"load {min(loads)} to {max(loads)}", f"{dates[0]} to {dates[-1]}"])
 
 
-def shown(value: float | None, form: str) -> str:
-    return "–" if value is None else form.format(value)
+def shown(value: float | None, form: str, unit: float = 1) -> str:
+    return "–" if value is None else form.format(value / unit)
 
 
 def spread(row: Row) -> str:
@@ -143,46 +158,42 @@ def gain(value: float | None) -> str:
 
 
 def operation_line(row: Row) -> str:
-    cells = [row["op"], row["case"], row["dtype"], row["layout"], row["phase"], row["backend"], spread(row)]
-    cells += [gain(row["ratio_to_naive"]), gain(row["ratio_to_compile"]), shown(row["graph_p50_ms"], "{:.3g}")]
-    cells += [gain(row["graph_ratio_to_naive"]), shown(row["share"], "{:.0%}"), shown(row["peak_mb"], "{:.0f}")]
+    cells = [*(row[name] for name in ("op", "case", "dtype", "layout", "phase")), threads(row), row["backend"]]
+    cells += [
+        spread(row),
+        gain(row["ratio_to_naive"]),
+        gain(row["ratio_to_compile"]),
+        shown(row["compile_s"], "{:.1f}"),
+    ]
+    cells += [shown(row["graph_p50_ms"], "{:.3g}"), gain(row["graph_ratio_to_naive"]), shown(row["share"], "{:.0%}")]
+    cells += [shown(row["flops"], "{:.3g}", 1e9), shown(row["bytes"], "{:.3g}", 1e6)]
+    cells += [shown(row["peak_mb"], "{:.0f}"), shown(row["saved_bytes"], "{:.3g}", MIB)]
     return "| " + " | ".join(cells) + " |"
 
 
 def system_line(row: Row) -> str:
     figure = "–" if row["value"] is None else f"{row['value']:.4g} {row['unit']}"
-    cells = [row["case"], row["backend"], figure, spread(row), gain(row["ratio_to_reference"])]
+    compiled = "" if row["compile_s"] is None else f" (compiled in {row['compile_s']:.0f} s)"
+    cells = [row["case"], threads(row), row["backend"] + compiled, figure, spread(row), gain(row["ratio_to_reference"])]
     return "| " + " | ".join(cells) + " |"
 
 
-def exponent(points: Sequence[tuple[float, float]]) -> float:
-    """Slope of the straight line through (log size, log cost) with least squared error."""
-    xs, ys = [math.log(x) for x, _ in points], [math.log(y) for _, y in points]
-    mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
-    return sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / sum((x - mean_x) ** 2 for x in xs)
-
-
-def swept_size(row: Row) -> int:
-    shape = row["shape"]
-    return shape["H"] * shape["W"] if row["sweep"] == "HW" else shape[row["sweep"]]
-
-
-def scaling_groups(rows: Iterable[Row]) -> dict[tuple[str, ...], list[tuple[float, float]]]:
-    """(op, phase, dtype, backend, size's letter) -> (size, p50 ms), by size."""
-    groups: dict[tuple[str, ...], list[tuple[float, float]]] = {}
-    for row in rows:
-        if row["sweep"] is not None and row["p50_ms"]:
-            name = (row["op"], row["phase"], row["dtype"], row["backend"], row["sweep"])
-            groups.setdefault(name, []).append((swept_size(row), row["p50_ms"]))
-    return {name: sorted(points) for name, points in groups.items()}
-
-
-def scaling_exponents(rows: Iterable[Row]) -> list[tuple[object, ...]]:
-    """(op, phase, dtype, backend, letter, exponent, points) of every group of two sizes at least."""
-    return [
-        (*name, f"{exponent(points):.2f}", len(points))
-        for name, points in scaling_groups(rows).items()
-        if len({size for size, _ in points}) > 1
+def exponent_lines(rows: Sequence[Row]) -> list[str]:
+    """A line for each operation, phase, dtype and backend; a column for each size swept."""
+    fits: dict[tuple[str, ...], dict[str, str]] = {}
+    memory = scaling_groups(rows, "peak_mb")
+    for name, points in scaling_groups(rows).items():
+        fit = f"{exponent(points):.2f}"
+        if name in memory:
+            fit += f" / {exponent(memory[name]):.2f}"
+        fits.setdefault(name[:-1], {})[name[-1]] = fit
+    letters = list(dict.fromkeys(letter for found in fits.values() for letter in found))
+    if not fits:
+        return []
+    lines = ["| op | phase | dtype | backend | " + " | ".join(letters) + " |", "|---" * (4 + len(letters)) + "|"]
+    return lines + [
+        "| " + " | ".join([*name, *(found.get(letter, "–") for letter in letters)]) + " |"
+        for name, found in fits.items()
     ]
 
 
@@ -195,72 +206,6 @@ def write_between_markers(path: Path, text: str) -> bool:
     tail = rest.split(END, 1)[1]
     path.write_text(f"{head}{BEGIN}\n{text.strip()}\n{END}{tail}")
     return True
-
-
-def plot(rows: Iterable[Row], folder: Path) -> list[Path]:
-    """roofline.png and scaling.png where there are rows for them; nothing without matplotlib."""
-    try:
-        import matplotlib
-    except ImportError:
-        print("matplotlib is not installed: no plots", file=sys.stderr)
-        return []
-    matplotlib.use("Agg")
-    rows = newest(rows)
-    folder.mkdir(parents=True, exist_ok=True)
-    counted = [row for row in rows if row["flops"] and row["p50_ms"] and row["sweep"] is None]
-    paths = []
-    for device in dict.fromkeys(row["device"] for row in counted):
-        paths.append(plot_roofline(device, [row for row in counted if row["device"] == device], folder))
-    for device in dict.fromkeys(row["device"] for row in rows if row["sweep"]):
-        paths.append(plot_scaling(device, [row for row in rows if row["device"] == device], folder))
-    return paths
-
-
-def _slug(device: str) -> str:
-    return "-".join("".join(c if c.isalnum() else " " for c in device).split())
-
-
-def plot_roofline(device: str, rows: Sequence[Row], folder: Path) -> Path:
-    """Counted GFLOP/s over counted FLOPs per byte, under the ceilings of each dtype."""
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 5))
-    intensities = [row["flops"] / row["bytes"] for row in rows]
-    for dtype in dict.fromkeys(row["dtype"] for row in rows):
-        ceiling = max((row for row in rows if row["dtype"] == dtype), key=lambda row: row["matmul_gflops"])
-        xs = sorted({min(intensities) / 4, ceiling["matmul_gflops"] / ceiling["copy_gbs"], 4 * max(intensities)})
-        axes.loglog(xs, [min(ceiling["matmul_gflops"], x * ceiling["copy_gbs"]) for x in xs], label=f"ceiling {dtype}")
-    for backend in dict.fromkeys(row["backend"] for row in rows):
-        own = [row for row in rows if row["backend"] == backend]
-        rates = [row["flops"] / row["p50_ms"] / 1e6 for row in own]
-        axes.loglog([row["flops"] / row["bytes"] for row in own], rates, "o", label=backend)
-    axes.set(xlabel="counted FLOP per byte", ylabel="counted GFLOP/s", title=device)
-    axes.legend(fontsize="small")
-    path = folder / f"roofline_{_slug(device)}.png"
-    figure.savefig(path, dpi=120, bbox_inches="tight")
-    pyplot.close(figure)
-    return path
-
-
-def plot_scaling(device: str, rows: Sequence[Row], folder: Path) -> Path:
-    """Time over each size, with the fitted exponents."""
-    from matplotlib import pyplot
-
-    groups = scaling_groups(rows)
-    letters = list(dict.fromkeys(name[-1] for name in groups))
-    figure, grid = pyplot.subplots(1, len(letters), figsize=(4 * len(letters), 4), squeeze=False)
-    for axes, letter in zip(grid[0], letters, strict=True):
-        for name, points in groups.items():
-            if name[-1] == letter and len(points) > 1:
-                label = f"{name[3]} {name[1]} {name[2]} ^{exponent(points):.2f}"
-                axes.loglog(*zip(*points, strict=True), "o-", label=label)
-        axes.set(xlabel=letter, ylabel="p50 ms")
-        axes.legend(fontsize="x-small")
-    figure.suptitle(device)
-    path = folder / f"scaling_{_slug(device)}.png"
-    figure.savefig(path, dpi=120, bbox_inches="tight")
-    pyplot.close(figure)
-    return path
 
 
 def compare(before: Iterable[Row], after: Iterable[Row]) -> list[tuple[Row, Row, float, float | None]]:
@@ -296,7 +241,17 @@ def rows_named(name: str, results: Path) -> list[Row]:
     """Rows of a file or folder, or those of a commit in the results."""
     if Path(name).exists():
         return read_rows([Path(name)])
-    return [row for row in read_rows([results]) if (row["commit"] or "").startswith(name[:12])]
+    revision = hash_of(name)[:12]
+    return [row for row in read_rows([results]) if (row["commit"] or "").startswith(revision)]
+
+
+def hash_of(name: str) -> str:
+    """The hash of a revision such as HEAD~1; the name itself where git does not know it."""
+    command = ["git", "-C", str(ROOT), "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return name
 
 
 def run_compare(options: argparse.Namespace) -> int:
@@ -310,14 +265,20 @@ def run_compare(options: argparse.Namespace) -> int:
 
 
 def run_report(options: argparse.Namespace) -> int:
-    """Print the tables, put them between the markers of the README, and draw the plots."""
+    """Print the full tables, draw the plots, and put a short table with links to them into the README."""
     rows = read_rows([options.results])
     print(markdown(rows))
-    if options.readme is not None and not write_between_markers(options.readme, markdown(rows, full=False)):
+    beside = options.results if options.results.is_dir() else options.results.parent
+    paths = plot(newest(rows), options.plots or beside)
+    for path in paths:
+        print(path, file=sys.stderr)
+    if options.readme is None:
+        return 0
+    links = [f"[{path.stem.replace('_', ' ')}]({os.path.relpath(path, options.readme.parent)})" for path in paths]
+    text = "\n".join([markdown(rows, full=False), *([f"Plots: {', '.join(links)}."] if links else [])])
+    if not write_between_markers(options.readme, text):
         print(f"{options.readme} has no {BEGIN} and {END}", file=sys.stderr)
         return 1
-    for path in plot(rows, options.plots or (options.results if options.results.is_dir() else options.results.parent)):
-        print(path)
     return 0
 
 

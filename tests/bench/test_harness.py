@@ -1,14 +1,27 @@
 """Measuring, judged by what does not depend on how fast the machine is."""
 
+import argparse
 import json
 import time
 
 import pytest
 import torch
 
-from bench import bench_system, cli, regression
+from bench import bench_system, cli, memory, regression
+from bench.bench_blocks import count_between, count_block
 from bench.bench_convlstm import BACKENDS, count, prepare
-from bench.cases import CONVLSTM, Case, Operation, Setting, UnavailableError, Work, operations, sweep_cases
+from bench.cases import (
+    BLOCKS,
+    CONVLSTM,
+    Case,
+    ForwardBackward,
+    Operation,
+    Setting,
+    UnavailableError,
+    Work,
+    operations,
+    sweep_cases,
+)
 from bench.harness import (
     ROW_FIELDS,
     Ceilings,
@@ -144,7 +157,13 @@ def test_a_sweep_varies_one_size_at_a_time():
         changed = {letter for letter in base.shape if case.shape[letter] != base.shape[letter]}
         assert changed <= ({"H", "W"} if case.sweep == "HW" else {case.sweep})
     pixels = [case.shape["H"] * case.shape["W"] for case in sweep_cases(base) if case.sweep == "HW"]
-    assert pixels == [1024, 2025, 4096, 8281]
+    assert pixels == [1024, 2116, 4096, 8100]
+
+
+def test_a_sweep_of_a_block_varies_its_channels_and_keeps_sides_even():
+    cases = sweep_cases(next(case for case in BLOCKS if case.name == "tiny"))
+    assert {case.sweep for case in cases} == {"T", "B", "HW", "C"}
+    assert all(case.shape["H"] % 2 == 0 for case in cases)
 
 
 def test_every_operation_and_its_backends_are_registered_once():
@@ -184,7 +203,7 @@ def test_the_system_has_rows_only_for_backends_that_its_parts_have():
 
 def test_a_wheel_that_does_not_exist_is_said_to_be_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(bench_system, "ROOT", tmp_path)
-    with pytest.raises(UnavailableError, match="dist/ holds no wheel"):
+    with pytest.raises(UnavailableError, match="no wheel"):
         bench_system.newest_wheel()
 
 
@@ -195,12 +214,79 @@ def test_replay_throughput_is_transitions_over_seconds():
     assert system.value(case, 0.5) == (case.shape["N"] / 0.5, "transitions/s")
 
 
+def test_what_runs_once_is_timed_by_its_first_call():
+    ran = []
+    operation = Operation("x", (), ("ours",), lambda *_: {"run": lambda: ran.append(1)}, phases=("run",), system=True)
+    ((row,),) = measure(operation, Case("slow", {}, once=True), CPU, ["ours"], ["run"], Plan(rounds=5))
+    assert len(ran) == row["rounds"] == 1
+    assert row["p20_ms"] == row["p50_ms"] == row["p80_ms"] > 0
+
+
+def test_saved_bytes_count_what_the_backward_needs_once_and_no_leaf():
+    x, y = (torch.randn(100, requires_grad=True) for _ in range(2))
+    # The product saves both leaves, the exponential its result, and the squares that result again.
+    call = ForwardBackward(lambda: ((x * y).exp().square(),), [x, y])
+    assert memory.saved_bytes(call) == 400
+    assert memory.saved_bytes(lambda: None) is None
+    assert [grad.shape for grad in call()] == [(100,), (100,)]
+
+
+def test_peak_memory_on_a_cpu_holds_at_least_what_is_saved():
+    operation = convlstm()
+    case = Case("larger", {"B": 2, "T": 4, "C": 8, "H": 64, "W": 64, "K": 16, "k": 3})
+    calls = {name: prepare(case, name, CPU)["fwd_bwd"] for name in ("naive", "reference")}
+    found = memory.peaks(operation, case, CPU, "fwd_bwd", calls)
+    for name, call in calls.items():
+        assert found[name] > 0.9 * memory.saved_bytes(call) / memory.MIB
+
+
+@pytest.mark.parametrize("op", ["rpb", "urb", "rpb-between", "urb-between"])
+@pytest.mark.parametrize("backend", ["reference", "cpp"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_backends_of_the_blocks_compute_what_their_naive_peer_does(op, backend, layout):
+    if backend == "cpp" and extension.why_not_cpu() is not None:
+        pytest.skip("the C++ operators are not built")
+    operation, setting, results = operations()[op], Setting(CPU.device, layout=layout), {}
+    case = next(case for case in operation.cases if case.name == "tiny")
+    for name in ("naive", backend):
+        torch.manual_seed(0)
+        calls = operation.prepare(case, name, setting)
+        # The same numbers for what is random in each.
+        torch.manual_seed(1)
+        inputs = [leaf for leaf in calls["fwd_bwd"].leaves if leaf.dim() == 5 and leaf.shape[0] == case.shape["B"]]
+        for leaf in inputs:
+            leaf.data.normal_()
+        results[name] = [*calls["fwd"](), *calls["fwd_bwd"]()[: len(inputs)]]
+    for want, got in zip(results["naive"], results[backend], strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
+
+
+def test_the_work_of_a_block_matches_a_count_by_hand():
+    case = Case("hand", {"B": 1, "T": 2, "C": 4, "H": 8, "W": 8})
+    full, weights = 4 * 2 * 64, 2 * 27 * 16
+    assert count_block("RPB", case, "fwd", torch.float32) == Work(4 * full * 4 * 27, 4 * (full + weights + full // 4))
+    between = count_between("URB", case, "fwd_bwd", torch.bfloat16)
+    assert between.bytes == 2 * (3 * (2 * full + full // 4) + 2 * 2 * full)
+    assert between.flops == 3 * full * 18
+
+
 @pytest.mark.parametrize(
     ("now", "status"), [(2.0, "ok"), (1.61, "ok"), (1.59, "slower"), (2.49, "ok"), (2.51, "faster"), (None, "missing")]
 )
 def test_a_ratio_is_judged_by_its_band(now, status):
     found = {} if now is None else {"a": now}
     assert [verdict.status for verdict in regression.judge({"a": 2.0}, found, band=0.2)] == [status]
+
+
+def test_a_ratio_that_seems_slower_is_measured_again(monkeypatch):
+    looks = iter([{"a/A/f": 1.0, "b/A/f": 1.0}, {"a/A/f": 1.9, "b/A/f": 1.1}])
+    asked = []
+    monkeypatch.setattr(regression, "measured", lambda options, conditions, names: asked.append(list(names)))
+    monkeypatch.setattr(regression, "ratios", lambda rows: next(looks))
+    baseline = {"band": 0.3, "conditions": {"cases": ["a/A", "b/A"]}, "ratios": {"a/A/f": 2.0, "b/A/f": 2.0}}
+    verdicts = regression.judged(argparse.Namespace(band=None), baseline)
+    assert [verdict.status for verdict in verdicts] == ["ok", "slower"]
+    assert asked == [["a/A", "b/A"], ["a/A", "b/A"]]
 
 
 def test_regression_stores_ratios_and_never_times(tmp_path):

@@ -5,7 +5,9 @@ import json
 import pytest
 
 from bench import cli, report
+from bench.fits import exponent
 from bench.harness import new_row
+from bench.plots import plot
 
 VERSIONS = {"torch": "9.9", "triton": None, "cuda": None, "python": "3.99"}
 
@@ -36,18 +38,32 @@ def row(**fields):
 
 def test_losing_cases_are_in_the_table_and_bold():
     text = report.markdown([row(), row(case="B", ratio_to_naive=0.5)])
-    assert "| B | float32 | contiguous | fwd | cpp | 2 (1 to 3) | **0.50x** |" in text
-    assert "| A | float32 | contiguous | fwd | cpp | 2 (1 to 3) | 2.00x |" in text
+    assert "| B | float32 | contiguous | fwd | 1 | cpp | 2 (1 to 3) | **0.50x** |" in text
+    assert "| A | float32 | contiguous | fwd | 1 | cpp | 2 (1 to 3) | 2.00x |" in text
 
 
 def test_the_short_table_has_a_line_for_each_case_with_its_losses():
     rows = [row(backend="naive", ratio_to_naive=1.0), row(), row(backend="cpp-low", ratio_to_naive=0.5)]
+    rows.append(row(backend="conv", ratio_to_naive=3.0))
     rows.append(row(backend="triton", clock="events", ratio_to_naive=4.0, graph_ratio_to_naive=0.75))
     text = report.markdown(rows, full=False)
-    assert "| naive p50 ms (p20 to p80) | cpp | cpp-low | triton |" in text
-    assert "| fwd | 2 (1 to 3) |" in text
+    assert "| naive p50 ms (p20 to p80) | cpp | cpp-low | triton | conv |" in text
+    assert "| fwd | 1 | 2 (1 to 3) |" in text
     assert "**0.50x**" in text
     assert "4.00x (**0.75x** as graphs)" in text
+
+
+def test_runs_of_different_threads_and_clocks_stay_apart():
+    rows = [row(), row(threads=2, ratio_to_naive=0.5), row(clock="cpu", ratio_to_naive=3.0)]
+    lines = [line for line in report.markdown(rows, full=False).splitlines() if line.startswith("| convlstm")]
+    assert len(lines) == 3
+    assert any("| 1, processor time |" in line and "3.00x" in line for line in lines)
+
+
+def test_rows_from_before_a_field_existed_are_read(tmp_path):
+    old = {name: value for name, value in row().items() if name != "saved_bytes"}
+    (tmp_path / "old.jsonl").write_text(json.dumps(old) + "\n")
+    assert report.read_rows([tmp_path]) == [row()]
 
 
 def test_a_device_never_measured_is_said_to_be_so():
@@ -74,7 +90,7 @@ def test_the_newest_measurement_of_a_case_counts_and_skipped_rows_do_not():
 
 def test_system_rows_show_their_figure():
     text = report.markdown([row(op="system", case="stream-64", phase=None, value=123.456, unit="frames/s")])
-    assert "| stream-64 | cpp | 123.5 frames/s |" in text
+    assert "| stream-64 | 1 | cpp | 123.5 frames/s |" in text
 
 
 def test_compare_gives_the_ratio_of_times_and_of_gains_over_naive():
@@ -98,13 +114,15 @@ def test_compare_takes_commits_or_files(tmp_path, capsys):
 
 @pytest.mark.parametrize("power", [-1.0, 0.0, 1.0, 2.0])
 def test_the_exponent_of_a_power_law_is_found(power):
-    assert report.exponent([(size, 3.0 * size**power) for size in (1, 2, 4, 16)]) == pytest.approx(power)
+    assert exponent([(size, 3.0 * size**power) for size in (1, 2, 4, 16)]) == pytest.approx(power)
 
 
-def test_scaling_rows_give_exponents_and_stay_out_of_the_ratio_table():
-    rows = [row(case=f"A[T={t}]", shape={"T": t, "H": 4, "W": 4}, sweep="T", p50_ms=0.5 * t**2) for t in (2, 4, 8)]
+def test_scaling_rows_give_exponents_of_time_and_memory_and_stay_out_of_the_ratio_table():
+    shapes = [{"T": t, "H": 4, "W": 4} for t in (2, 4, 8)]
+    rows = [row(case=f"A[T={s['T']}]", shape=s, sweep="T", p50_ms=0.5 * s["T"] ** 2, peak_mb=s["T"]) for s in shapes]
     text = report.markdown(rows)
-    assert "| convlstm | fwd | float32 | cpp | T | 2.00 | 3 |" in text
+    assert "| op | phase | dtype | backend | T |" in text
+    assert "| convlstm | fwd | float32 | cpp | 2.00 / 1.00 |" in text
     assert "A[T=4]" not in text
 
 
@@ -122,6 +140,20 @@ def test_plots_are_drawn_for_counted_and_swept_rows(tmp_path):
     pytest.importorskip("matplotlib")
     rows = [row(flops=10**9, bytes=10**7, copy_gbs=10.0, matmul_gflops=100.0)]
     rows += [row(case=f"A[K={k}]", shape={"K": k, "H": 4, "W": 4}, sweep="K", p50_ms=float(k)) for k in (8, 16)]
-    paths = report.plot(rows, tmp_path)
-    assert [path.name for path in paths] == ["roofline_Some-CPU.png", "scaling_Some-CPU.png"]
+    paths = plot(rows, tmp_path)
+    assert [path.name for path in paths] == ["roofline_Some-CPU.png", "scaling_Some-CPU_convlstm.png"]
     assert all(path.stat().st_size > 1000 for path in paths)
+
+
+def test_report_writes_the_short_table_and_links_to_plots_into_the_readme(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    readme, results = tmp_path / "README.md", tmp_path / "results"
+    results.mkdir()
+    counted = row(flops=10**9, bytes=10**7, copy_gbs=10.0, matmul_gflops=100.0, saved_bytes=2**21)
+    (results / "rows.jsonl").write_text(json.dumps(counted) + "\n")
+    readme.write_text(f"{report.BEGIN}\n{report.END}\n")
+    assert cli.main(["report", "--results", str(results), "--readme", str(readme)]) == 0
+    assert "Plots: [roofline Some-CPU](results/roofline_Some-CPU.png)." in readme.read_text()
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.endswith("| saved MiB |") for line in lines)
+    assert any(line.endswith("| 1 | 10 | – | 2 |") for line in lines)
