@@ -1,9 +1,9 @@
 """The CUDA operators: on a GPU, or compiled as plain C++ against a simulated CUDA runtime (cuda_on_cpu/)."""
 
 import hashlib
-import os
 import shutil
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,16 +54,17 @@ def _build(compiler: str, folder: Path) -> Path:
 
 def _simulated(scratch: Path) -> ModuleType:
     """torch.ops.rlv2v_simulated: the operators bn_*, their CUDA implementation run on the CPU."""
-    compiler = shutil.which("c++")
-    if compiler is None:
-        pytest.skip("no C++ compiler")
-    # Kept from run to run, and whole at any time although several processes may build it.
+    compiler, fcntl = shutil.which("c++"), pytest.importorskip("fcntl")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("the simulated CUDA runtime needs Linux and a C++ compiler")
+    # Kept from run to run; of several processes one builds it and the others wait.
     library = CSRC.parent / "build" / f"simulated_ops_{_digest()}.so"
-    if not library.exists():
-        library.parent.mkdir(exist_ok=True)
-        partial = library.with_suffix(f".{os.getpid()}")
-        shutil.copy(_build(compiler, scratch), partial)
-        partial.replace(library)
+    library.parent.mkdir(exist_ok=True)
+    with library.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not library.exists():
+            shutil.copy(_build(compiler, scratch), library.with_suffix(".partial"))
+            library.with_suffix(".partial").replace(library)
     definitions = torch.library.Library("rlv2v_simulated", "DEF")
     _LIBRARIES.append(definitions)
     for name in LIBRARY._op_defs:
