@@ -61,7 +61,7 @@ def top_level(path):
             yield node.module.split(".")[0]
 
 for path in sorted(pathlib.Path("tests").rglob("test_*.py")):
-    if "mark.gpu" in path.read_text():
+    if any(sign in path.read_text() for sign in ("mark.gpu", "cuda_ops", "bn_cases")):
         missing = {name for name in top_level(path) if importlib.util.find_spec(name) is None}
         if not missing:
             print(path)
@@ -89,6 +89,8 @@ if [ -z "$rehearse" ]; then
     --backend naive reference cpp triton triton-low triton-fused conv
   stage between 50 "${bench[@]}" run --op rpb-between urb-between --out "$rows" --memory --rounds 15 --budget 35 \
     --layout contiguous channels_last --backend naive reference cpp
+  stage bn 45 "${bench[@]}" run --op bn_stats bn_relu bn_add_relu bn_add_relu_low bn_add_relu_pool --case BIG \
+    --layout contiguous channels_last --out "$rows" --rounds 15 --budget 30 --backend naive cpp
   # Compiling an unrolled sequence takes long: each phase of a case is in the file once it is done.
   stage compile 110 "${bench[@]}" run --op rpb-between urb-between convlstm --out "$rows" --dtype bfloat16 \
     --rounds 15 --memory --budget 60 --backend naive compile cpp triton --case A BIG
@@ -111,6 +113,8 @@ else
     --backend naive reference cpp triton triton-fused conv
   stage between 90 "${bench[@]}" run --op rpb-between urb-between "${tiny[@]}" --memory \
     --layout contiguous channels_last --backend naive reference cpp
+  stage bn 60 "${bench[@]}" run --op bn_stats bn_relu bn_add_relu bn_add_relu_low bn_add_relu_pool "${tiny[@]}" \
+    --layout contiguous channels_last --backend naive cpp
   stage compile 110 "${bench[@]}" run --op rpb-between "${tiny[@]}" --phase fwd --backend naive compile cpp
   stage system 60 "${bench[@]}" run --op system --case train-tiny stream-tiny --rounds 1 --out "$rows" \
     --backend ours reference
