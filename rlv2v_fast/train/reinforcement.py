@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from rlv2v_fast.models.rlv2vgan import DOMAINS, RLV2VGAN
+from rlv2v_fast.nn.average import soft_update
 from rlv2v_fast.nn.norm import evaluating
-from rlv2v_fast.rl.ddpg import actor_loss, by_domain, critic_loss, soft_update, td_target
+from rlv2v_fast.rl.ddpg import actor_loss, by_domain, critic_loss, td_target
 from rlv2v_fast.rl.replay import ReplayBuffer, Transitions
 from rlv2v_fast.rl.rollout import Policy, RewardWeights, rollout
 from rlv2v_fast.train.config import TrainConfig
