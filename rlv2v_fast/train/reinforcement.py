@@ -16,6 +16,7 @@ from rlv2v_fast.rl.ddpg import actor_loss, by_domain, critic_loss, td_target
 from rlv2v_fast.rl.replay import ReplayBuffer, Transitions
 from rlv2v_fast.rl.rollout import Policy, RewardWeights, rollout
 from rlv2v_fast.train.config import TrainConfig
+from rlv2v_fast.train.distributed import seed_offset
 from rlv2v_fast.train.steps import Losses, Networks, frozen
 
 
@@ -35,7 +36,7 @@ class Reinforcement:
         self.buffer = ReplayBuffer(
             config.rl.capacity, config.rl.state_frames, (3, config.size, config.size), config.rl.buffer_gib
         )
-        self.random = torch.Generator().manual_seed(config.seed + 3)
+        self.random = torch.Generator().manual_seed(config.seed + 3 + seed_offset())
         self.weights = RewardWeights(
             config.loss.recurrent, config.loss.recycle, config.loss.video, config.loss.adversarial
         )
