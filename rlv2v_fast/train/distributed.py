@@ -1,7 +1,8 @@
 """Data-parallel training: processes with clips of their own that keep one set of weights.
 
 Each of these functions is called by all processes, in the same order; in a lone process each changes nothing. What is
-decided on the CPU is exchanged there, by gloo, and tensors of a GPU by nccl.
+decided on the CPU is exchanged there, by gloo, and tensors of a GPU by nccl: a process group that was made elsewhere
+must have both.
 """
 
 from __future__ import annotations
