@@ -9,9 +9,10 @@ if TYPE_CHECKING:
     from rlv2v_fast.models.rlv2vgan import RLV2VGAN
     from rlv2v_fast.nn.blocks import RPB, URB, R
     from rlv2v_fast.nn.convlstm import ConvLSTM, ConvLSTMCell
+    from rlv2v_fast.nn.norm import SyncBatchNorm
 
 __version__ = "0.1.0"
-__all__ = ["RLV2VGAN", "RPB", "URB", "ConvLSTM", "ConvLSTMCell", "R", "__version__"]
+__all__ = ["RLV2VGAN", "RPB", "URB", "ConvLSTM", "ConvLSTMCell", "R", "SyncBatchNorm", "__version__"]
 
 _HOMES = {
     "ConvLSTM": "rlv2v_fast.nn.convlstm",
@@ -19,6 +20,7 @@ _HOMES = {
     "R": "rlv2v_fast.nn.blocks",
     "RPB": "rlv2v_fast.nn.blocks",
     "URB": "rlv2v_fast.nn.blocks",
+    "SyncBatchNorm": "rlv2v_fast.nn.norm",
     "RLV2VGAN": "rlv2v_fast.models.rlv2vgan",
 }
 

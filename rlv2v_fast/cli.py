@@ -89,23 +89,32 @@ class Info:
 
 
 def train(command: Train) -> None:
+    from rlv2v_fast.train.distributed import joined
+
+    source, target = _given("source", command.run.source), _given("target", command.run.target)
+    _given("out", command.run.out)
+    with joined(command.run.device) as device:
+        _train(resolve(dataclasses.replace(command.run, device=device)), source, target, command.resume)
+
+
+def _train(config: TrainConfig, source: Path, target: Path, resume: bool) -> None:
     from rlv2v_fast.data.clips import Domain
+    from rlv2v_fast.train.distributed import rank
     from rlv2v_fast.train.trainer import fit
 
-    config = command.run
-    source, target = _given("source", config.source), _given("target", config.target)
-    _given("out", config.out)
-    config = resolve(config)
-    opened = partial(Domain.open, frames=config.frames, size=config.size, flip=config.flip, progress=not config.quiet)
+    talks = rank() == 0
+    progress = talks and not config.quiet
+    opened = partial(Domain.open, frames=config.frames, size=config.size, flip=config.flip, progress=progress)
     domains = {
         "x": opened(source, argument="source"),
         "y": opened(target, argument="target", few_shot=config.few_shot),
     }
-    for domain in domains.values():
+    for domain in domains.values() if talks else ():
         for path, reason in domain.skipped:
             print(f"rlv2v: skipped {path}: {reason}", file=sys.stderr)
-    trainer = fit(config, domains, resume=command.resume)
-    print(f"{trainer.step} steps done; rlv2v translate --model {config.out} INPUT OUTPUT")
+    trainer = fit(config, domains, resume=resume)
+    if talks:
+        print(f"{trainer.step} steps done; rlv2v translate --model {config.out} INPUT OUTPUT")
 
 
 def _given(name: str, path: Path | None) -> Path:

@@ -18,6 +18,7 @@ from rlv2v_fast.models.discriminator import Discriminator
 from rlv2v_fast.models.generator import START, STRIDE, Generator
 from rlv2v_fast.models.predictor import Predictor
 from rlv2v_fast.models.q_network import QNetwork
+from rlv2v_fast.nn.average import soft_update
 from rlv2v_fast.nn.norm import NORMS
 
 DOMAINS = ("x", "y")
@@ -87,13 +88,9 @@ class RLV2VGAN(nn.Module):
                     group[domain] = network(c.width, c.channels, norm=c.norm, backend=backend)
         self.generators_ema = copy.deepcopy(self.generators).requires_grad_(False)
 
-    @torch.no_grad()
     def update_ema(self, decay: float) -> None:
         """generators_ema <- decay generators_ema + (1 - decay) generators; buffers are copied."""
-        for average, weight in zip(self.generators_ema.parameters(), self.generators.parameters(), strict=True):
-            average.lerp_(weight, 1.0 - decay)
-        for kept, buffer in zip(self.generators_ema.buffers(), self.generators.buffers(), strict=True):
-            kept.copy_(buffer)
+        soft_update(self.generators_ema, self.generators, 1.0 - decay)
 
     def translate(self, video: Tensor, direction: str = "x2y", *, chunk: int = 8) -> Tensor:
         """Translate a video with the averaged generator, in eval mode, `chunk` frames at a time.

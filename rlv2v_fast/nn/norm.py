@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from rlv2v_fast.ops.bn import Norm, wide
+from rlv2v_fast.ops.bn import Norm, identity, wide
+from rlv2v_fast.ops.bn_sync import bn_affine, is_shared, norm_by, sync_statistics
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 NORMS = ("batch", "instance")
 
@@ -32,6 +37,64 @@ class FrameInstanceNorm(nn.Module):
         return y.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
 
 
+class SyncBatchNorm(nn.BatchNorm3d):
+    """nn.BatchNorm3d that in training mode takes its statistics over the batches of all processes of a group.
+
+    Any device and backend of torch.distributed (gloo, nccl). Outputs, gradients and running statistics are those of
+    one process that has all the batches and a loss that is the sum of all losses; batches may differ in size, and be
+    empty. In eval mode, without torch.distributed and in a group of one it is nn.BatchNorm3d. Its names in a state
+    dict are nn.BatchNorm3d's.
+
+    All processes must run their forwards and backwards through the same layers in the same order, or they wait for
+    each other forever (ops/bn_sync.py). A single value per channel over all processes is not refused.
+
+    Args:
+        num_features, eps, momentum, affine, track_running_stats: as of nn.BatchNorm3d.
+        process_group: the processes; None is all of them.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        process_group: ProcessGroup | None = None,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats)
+        self.process_group = process_group
+
+    @classmethod
+    def convert(cls, module: nn.Module, process_group: ProcessGroup | None = None) -> nn.Module:
+        """Make every nn.BatchNorm3d in module one of these, in place, with the same tensors, mode and hooks.
+
+        Subclasses of nn.BatchNorm3d are left alone. Returns module, or what replaces it where it is one itself.
+        """
+        if type(module) is nn.BatchNorm3d:
+            converted = cls.__new__(cls)
+            converted.__dict__ = module.__dict__ | {"process_group": process_group}
+            return converted
+        for name, child in module.named_children():
+            setattr(module, name, cls.convert(child, process_group))
+        return module
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether a forward, as things stand, exchanges statistics."""
+        return self.training and is_shared(self.process_group)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Like x, (B, C, T, H, W)."""
+        if not self.exchanges:
+            return super().forward(x)
+        self._check_input_dim(x)
+        norm = FusibleNorm(self)
+        y = bn_affine(x, norm.arguments(x))
+        norm.update(None, None, 0)
+        return y
+
+
 def make_norm(kind: str, channels: int) -> nn.Module:
     """The normalization named kind for `channels` channels of (B, C, T, H, W); ValueError for another name."""
     if kind == "batch":
@@ -47,19 +110,26 @@ class FusibleNorm:
     Called, it is the module. `why_not` says why only that will do, or is None.
 
     Args:
-        module: any module; nn.BatchNorm3d, FrameInstanceNorm and nn.Identity themselves can be fused.
+        module: any module; nn.BatchNorm3d, SyncBatchNorm, FrameInstanceNorm and nn.Identity themselves can be fused.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
+        # Mean, variance and count of all processes, once they have been asked for.
+        self._exchanged: tuple[Tensor, Tensor, Tensor] | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.module(x)
 
+    @property
+    def waits(self) -> bool:
+        """Whether its statistics are known only after an exchange, for which the value normalized must be there."""
+        return isinstance(self.module, SyncBatchNorm) and self.module.exchanges
+
     def why_not(self, x: Tensor) -> str | None:
         """Why x must go through the module itself; None when it can be fused."""
         module = self.module
-        if type(module) not in (nn.BatchNorm3d, FrameInstanceNorm, nn.Identity):
+        if type(module) not in (nn.BatchNorm3d, SyncBatchNorm, FrameInstanceNorm, nn.Identity):
             return f"a {type(module).__name__} is none of the normalizations it knows"
         if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
             return "the normalization has hooks, which only calling it runs"
@@ -78,36 +148,49 @@ class FusibleNorm:
         if isinstance(module, FrameInstanceNorm):
             return Norm(module.weight, module.bias, None, None, module.eps, True)
         if isinstance(module, nn.Identity):
-            one, zero = x.new_ones(channels), x.new_zeros(channels)
-            return Norm(one, zero, zero, one, 0.0)
+            return identity(x)
         assert isinstance(module, nn.BatchNorm3d)
         weight = module.weight if module.affine else x.new_ones(channels)
         bias = module.bias if module.affine else x.new_zeros(channels)
         if not module.training and module.running_mean is not None:
             return Norm(weight, bias, module.running_mean, module.running_var, module.eps)
+        if isinstance(module, SyncBatchNorm) and module.exchanges:
+            mean, var, count = sync_statistics(x, module.process_group)
+            self._exchanged = mean.detach(), var.detach(), count
+            return norm_by(mean, var, weight, bias, module.eps)
         if x.numel() == channels:
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(x.shape)}")
         return Norm(weight, bias, None, None, module.eps)
 
     def update(self, mean: Tensor | None, var: Tensor | None, count: int) -> None:
-        """Move the running statistics, as PyTorch does, to the mean and biased variance measured of `count` values."""
+        """Move the running statistics, as PyTorch does, to the mean and biased variance measured of `count` values.
+
+        Statistics that were exchanged take the place of these.
+        """
         module = self.module
         if not isinstance(module, nn.BatchNorm3d) or not module.training or module.running_mean is None:
             return
         assert module.running_var is not None
         assert module.num_batches_tracked is not None
         module.num_batches_tracked.add_(1)
-        if mean is None or var is None or count == 0:
-            return
+        dtype = module.running_mean.dtype
         # A tensor of the counter's reciprocal, which unlike a float does not have to be read here.
         share: float | Tensor
         if module.momentum is not None:
             share = module.momentum
         else:
-            share = module.num_batches_tracked.to(module.running_mean.dtype).reciprocal()
-        unbiased = var * (count / max(count - 1, 1))
-        module.running_mean.lerp_(mean.to(module.running_mean.dtype), share)
-        module.running_var.lerp_(unbiased.to(module.running_var.dtype), share)
+            share = module.num_batches_tracked.to(dtype).reciprocal()
+        unbias: float | Tensor
+        if self._exchanged is not None:
+            mean, var, total = (t.to(dtype) for t in self._exchanged)
+            # Nor does the count of all processes have to be read.
+            unbias, share = total / (total - 1).clamp_min(1), share * (total > 0).to(dtype)
+        elif mean is None or var is None or count == 0:
+            return
+        else:
+            unbias = count / max(count - 1, 1)
+        module.running_mean.lerp_(mean.to(dtype), share)
+        module.running_var.lerp_((var * unbias).to(dtype), share)
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rlv2v_fast.ops.backends import choose
-from rlv2v_fast.ops.bn import Norm, bn_refusal
+from rlv2v_fast.ops.bn import Norm, bn_refusal, identity
 from rlv2v_fast.ops.bn_add_relu import bn_add_relu
 from rlv2v_fast.ops.bn_add_relu_pool import bn_add_relu_pool
 from rlv2v_fast.ops.bn_relu import bn_relu
@@ -76,6 +76,10 @@ def _conv3d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 class Normalization(Protocol):
     """A normalization that the fused operators can take apart (nn.norm.FusibleNorm); calling it is the reference."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether its statistics are known only after an exchange, for which the value normalized must be there."""
+
     def __call__(self, x: Tensor) -> Tensor: ...
 
     def why_not(self, x: Tensor) -> str | None:
@@ -111,10 +115,19 @@ def norm_relu(x: Tensor, norm: Normalization, *, backend: str = "auto") -> Tenso
 
 
 def norm_add_relu(x: Tensor, norm: Normalization, skip: Tensor, *, backend: str = "auto") -> Tensor:
-    """relu(norm(x) + skip) for x and skip (B, C, T, H, W)."""
+    """relu(norm(x) + skip) for x (B, C, T, H, W); skip is alike or of half the height and width."""
     if choose("bn_add_relu", backend, {"cpp": lambda: _cpp_refusal(x, norm, skip=skip)}) == "reference":
-        return norm_add_relu_reference(x, norm, skip)
+        return norm_add_relu_reference(x, norm, skip if skip.shape == x.shape else upsample_reference(skip))
     y, measured, _ = bn_add_relu(x, skip, norm.arguments(x), backend="cpp")
+    norm.update(*measured, _count(x))
+    return y
+
+
+def norm_add_relu_pool(x: Tensor, norm: Normalization, skip: Tensor, *, backend: str = "auto") -> Tensor:
+    """maxpool(relu(norm(x) + skip)) for x and skip (B, C, T, H, W), to (B, C, T, H // 2, W // 2)."""
+    if choose("bn_add_relu_pool", backend, {"cpp": lambda: _cpp_refusal(x, norm, skip=skip)}) == "reference":
+        return pool_reference(norm_add_relu_reference(x, norm, skip))
+    y, measured, _ = bn_add_relu_pool(x, skip, norm.arguments(x), identity(x), backend="cpp")
     norm.update(*measured, _count(x))
     return y
 
@@ -123,9 +136,10 @@ def norm_add_relu_norm(
     x: Tensor, norm: Normalization, skip: Tensor, again: Normalization, *, backend: str = "auto"
 ) -> Tensor:
     """again(relu(norm(x) + skip)) for x (B, C, T, H, W); skip is alike or of half the height and width."""
+    if again.waits:
+        return again(norm_add_relu(x, norm, skip, backend=backend))
     if choose("bn_add_relu", backend, {"cpp": lambda: _cpp_refusal(x, norm, again, skip=skip)}) == "reference":
-        full = skip if skip.shape == x.shape else upsample_reference(skip)
-        return again(norm_add_relu_reference(x, norm, full))
+        return again(norm_add_relu(x, norm, skip, backend="reference"))
     z, measured, measured_again = bn_add_relu(x, skip, norm.arguments(x), again.arguments(x), backend="cpp")
     norm.update(*measured, _count(x))
     again.update(*measured_again, _count(x))
@@ -136,8 +150,10 @@ def norm_add_relu_pool_norm(
     x: Tensor, norm: Normalization, skip: Tensor, again: Normalization, *, backend: str = "auto"
 ) -> Tensor:
     """again(maxpool(relu(norm(x) + skip))) for x and skip (B, C, T, H, W), to (B, C, T, H // 2, W // 2)."""
+    if again.waits:
+        return again(norm_add_relu_pool(x, norm, skip, backend=backend))
     if choose("bn_add_relu_pool", backend, {"cpp": lambda: _cpp_refusal(x, norm, again, skip=skip)}) == "reference":
-        return again(pool_reference(norm_add_relu_reference(x, norm, skip)))
+        return again(norm_add_relu_pool(x, norm, skip, backend="reference"))
     like_pooled = x[..., 1::2, 1::2]
     z, measured, measured_again = bn_add_relu_pool(
         x, skip, norm.arguments(x), again.arguments(like_pooled), backend="cpp"

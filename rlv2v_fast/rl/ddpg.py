@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlv2v_fast.rl.replay import Transitions
 from rlv2v_fast.rl.rollout import DOMAINS, Policy
@@ -65,12 +65,3 @@ def by_domain(batch: Transitions) -> dict[str, Transitions]:
     """The transitions of each domain that has any; domain is that of the true next frame."""
     parts = {domain: batch[batch.domain == index] for index, domain in enumerate(DOMAINS)}
     return {domain: part for domain, part in parts.items() if len(part)}
-
-
-@torch.no_grad()
-def soft_update(target: nn.Module, source: nn.Module, tau: float) -> None:
-    """target <- (1 - tau) target + tau source; buffers (running statistics) are copied."""
-    for old, new in zip(target.parameters(), source.parameters(), strict=True):
-        old.lerp_(new, tau)
-    for kept, buffer in zip(target.buffers(), source.buffers(), strict=True):
-        kept.copy_(buffer)

@@ -14,6 +14,7 @@ import torch
 
 from rlv2v_fast.errors import InputError
 from rlv2v_fast.models.rlv2vgan import CONFIG_FILE, RLV2VGAN
+from rlv2v_fast.train import distributed
 
 FORMAT = 1
 STATE_FILE = "state.pt"
@@ -26,35 +27,47 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def save_checkpoint(run: Path, step: int, model: RLV2VGAN, state: dict[str, Any], keep: int) -> Path:
-    """Write the checkpoint of a step atomically, then delete all but the newest `keep`; returns its folder."""
+    """Write the checkpoint of a step atomically, then delete all but the newest `keep`; returns its folder.
+
+    Of several processes all call it: process 0 writes the model and its state, each other one its state, which needs
+    a file system that all of them see.
+    """
     folder = run / "checkpoints" / f"{_PREFIX}{step:08d}"
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
+    unfinished = distributed.from_first(lambda: folder.with_name(f".{folder.name}.{os.getpid()}"))
+    first = distributed.rank() == 0
     try:
-        unfinished.mkdir(parents=True)
-        model.save_pretrained(unfinished)
-        torch.save({"format": FORMAT, "step": step, **state}, unfinished / STATE_FILE)
-        for path in unfinished.iterdir():
-            _flush(path)
-        if folder.exists():
-            shutil.rmtree(folder)
-        unfinished.rename(folder)
+        if first:
+            unfinished.mkdir(parents=True)
+            model.save_pretrained(unfinished)
+        distributed.any_true(False)  # the folder is there
+        torch.save({"format": FORMAT, "step": step, **state}, unfinished / state_file(distributed.rank()))
+        distributed.any_true(False)  # every file is there
+        if first:
+            _put_in_place(unfinished, folder)
+        distributed.any_true(False)  # the checkpoint is there
     except OSError as error:
         raise InputError(f"checkpoint {folder} cannot be written: {error.strerror or error}") from error
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    for old in checkpoints(run)[:-keep]:
+        if first:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    for old in checkpoints(run)[:-keep] if first else ():
         shutil.rmtree(old, ignore_errors=True)
     return folder
 
 
-def load_state(folder: Path) -> dict[str, Any]:
-    """state.pt of a checkpoint; InputError where it is missing, damaged or of another format."""
-    path = folder / STATE_FILE
+def state_file(process: int) -> str:
+    """Name of the file with the state of a process; process 0's has all that they share, too."""
+    return f"state_{process}.pt" if process else STATE_FILE
+
+
+def load_state(folder: Path, process: int = 0) -> dict[str, Any]:
+    """State of a process in a checkpoint; InputError where it is missing, damaged or of another format."""
+    path = folder / state_file(process)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         version = state["format"]
     except FileNotFoundError:
-        raise InputError(f"checkpoint {folder} has no {STATE_FILE}") from None
+        raise InputError(f"checkpoint {folder} has no {path.name}") from None
     except Exception as error:  # damaged bytes make the unpickler raise almost anything
         raise InputError(
             f"checkpoint file {path} cannot be read: {(str(error) or repr(error)).splitlines()[0]}"
@@ -74,6 +87,14 @@ def model_folder(path: Path) -> Path:
     if not found:
         raise InputError(f"model {str(path)!r} holds neither a {CONFIG_FILE} nor a checkpoint")
     return found[-1]
+
+
+def _put_in_place(unfinished: Path, folder: Path) -> None:
+    for path in unfinished.iterdir():
+        _flush(path)
+    if folder.exists():
+        shutil.rmtree(folder)
+    unfinished.rename(folder)
 
 
 def _flush(path: Path) -> None:

@@ -112,7 +112,7 @@ class OptimConfig:
     beta2: float = 0.999
     """Adam's second moment decay."""
     batch_size: int = 1
-    """Clips of each domain in an iteration."""
+    """Clips of each domain in an iteration, in each process."""
     clip_norm: float = 10.0
     """Largest gradient norm of each network group; larger ones are scaled down."""
     ema: float = 0.999
@@ -134,6 +134,8 @@ class NetworkConfig:
     """Channels of the first level; by default 64 on a GPU and 16 on a CPU."""
     norm: Literal["batch", "instance"] = "batch"
     """Normalization: the paper's BatchNorm, or per-frame instance normalization."""
+    sync_norm: bool = True
+    """In a run of several processes, take the batch statistics of G, P and D over the batches of all of them."""
 
     def __post_init__(self) -> None:
         _require("network.width", self.width, "at least 1", self.width is None or self.width >= 1)

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from rlv2v_fast.models.rlv2vgan import DOMAINS, RLV2VGAN
+from rlv2v_fast.nn.average import soft_update
 from rlv2v_fast.nn.norm import evaluating
-from rlv2v_fast.rl.ddpg import actor_loss, by_domain, critic_loss, soft_update, td_target
+from rlv2v_fast.rl.ddpg import actor_loss, by_domain, critic_loss, td_target
 from rlv2v_fast.rl.replay import ReplayBuffer, Transitions
 from rlv2v_fast.rl.rollout import Policy, RewardWeights, rollout
 from rlv2v_fast.train.config import TrainConfig
+from rlv2v_fast.train.distributed import seed_offset
 from rlv2v_fast.train.steps import Losses, Networks, frozen
 
 
@@ -34,7 +36,7 @@ class Reinforcement:
         self.buffer = ReplayBuffer(
             config.rl.capacity, config.rl.state_frames, (3, config.size, config.size), config.rl.buffer_gib
         )
-        self.random = torch.Generator().manual_seed(config.seed + 3)
+        self.random = torch.Generator().manual_seed(config.seed + 3 + seed_offset())
         self.weights = RewardWeights(
             config.loss.recurrent, config.loss.recycle, config.loss.video, config.loss.adversarial
         )

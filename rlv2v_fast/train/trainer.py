@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from rlv2v_fast.errors import InputError
 from rlv2v_fast.models.rlv2vgan import DOMAINS, RLV2VGAN, ModelConfig
-from rlv2v_fast.nn.norm import evaluating
+from rlv2v_fast.nn.norm import SyncBatchNorm, evaluating
+from rlv2v_fast.train import distributed
 from rlv2v_fast.train.checkpoint import checkpoints, load_state, save_checkpoint
 from rlv2v_fast.train.config import TrainConfig, changed_fields, from_dict, save_config, to_dict
 from rlv2v_fast.train.logging import RunLog, preview_sheet, save_preview
@@ -47,7 +48,7 @@ class TrainingDivergedError(InputError):
 
 
 class Trainer:
-    """A training run in memory.
+    """A training run in memory; with others' in a data-parallel run (train/distributed.py).
 
     Args:
         config: resolved (train.config.resolve).
@@ -61,15 +62,20 @@ class Trainer:
         assert config.network.width is not None
         architecture = ModelConfig(width=config.network.width, norm=config.network.norm, critics=config.rl.weight > 0)
         self.model = RLV2VGAN(architecture, seed=config.seed, backend=config.backend).to(self.device)
+        distributed.share(self.model)
+        if distributed.count() > 1 and config.network.sync_norm:
+            # Not the critics: a minibatch may have no transition of a domain, and others would wait for its process.
+            for group in (self.model.generators, self.model.predictors, self.model.discriminators):
+                SyncBatchNorm.convert(group)
         self.networks = self._networks()
         m, o = self.model, config.optim
         self.policy_optimizer = self._adam([*m.generators.parameters(), *m.predictors.parameters()], o.lr)
         self.discriminator_optimizer = self._adam(m.discriminators.parameters(), o.lr)
         self.critic_optimizer = self._adam(m.critics.parameters(), o.lr_critic) if architecture.critics else None
         self.reinforcement = Reinforcement(m, self.networks, config) if architecture.critics else None
-        # Separate streams: what one part draws changes nothing for another.
-        self.data_random = torch.Generator().manual_seed(config.seed + 1)
-        self.augment_random = torch.Generator().manual_seed(config.seed + 2)
+        # Separate streams: what one part draws changes nothing for another, nor what one process draws.
+        self.data_random = torch.Generator().manual_seed(config.seed + 1 + distributed.seed_offset())
+        self.augment_random = torch.Generator().manual_seed(config.seed + 2 + distributed.seed_offset())
 
     def iterate(self) -> dict[str, float]:
         """One iteration; its losses by name.
@@ -88,6 +94,7 @@ class Trainer:
         losses |= self._update_policy(real, fake)
         if self.reinforcement is not None and self.step % self.config.rl.rollout_every == 0:
             losses |= self._reinforce(self.reinforcement, real)
+        distributed.average_buffers(self.model)
         if self.reinforcement is not None:
             self.reinforcement.update_targets()
         self.step += 1
@@ -99,20 +106,30 @@ class Trainer:
         """All that, beside the model's weights, the next iteration depends on."""
         state: dict[str, Any] = {
             "config": to_dict(self.config),
+            "processes": distributed.count(),
             "data": {domain: self.domains[domain].fingerprint() for domain in DOMAINS},
             "policy_optimizer": self.policy_optimizer.state_dict(),
             "discriminator_optimizer": self.discriminator_optimizer.state_dict(),
+            **self.own_state(),
+        }
+        if self.critic_optimizer is not None:
+            state["critic_optimizer"] = self.critic_optimizer.state_dict()
+        return state
+
+    def own_state(self) -> dict[str, Any]:
+        """The part of state_dict that each process of a run has for itself: random streams, the replay buffer."""
+        state: dict[str, Any] = {
             "data_random": self.data_random.get_state(),
             "augment_random": self.augment_random.get_state(),
         }
-        if self.reinforcement is not None and self.critic_optimizer is not None:
-            state["critic_optimizer"] = self.critic_optimizer.state_dict()
+        if self.reinforcement is not None:
             state["reinforcement"] = self.reinforcement.state_dict()
         return state
 
     def save(self, run: Path) -> Path:
         """Write a checkpoint of this moment into the run."""
-        return save_checkpoint(run, self.step, self.model, self.state_dict(), self.config.keep)
+        state = self.state_dict() if distributed.rank() == 0 else self.own_state()
+        return save_checkpoint(run, self.step, self.model, state, self.config.keep)
 
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint; InputError names what differs in a way that would change the run."""
@@ -121,12 +138,19 @@ class Trainer:
         if changed:
             name, before, after = changed[0]
             raise InputError(f"{name} cannot change when resuming: the run has {before!r}; got {after!r}")
+        processes = state.get("processes", 1)
+        if processes != distributed.count():
+            raise InputError(
+                f"processes cannot change when resuming: the run has {processes}; got {distributed.count()}"
+            )
         for domain, argument in zip(DOMAINS, ("source", "target"), strict=True):
             if state["data"][domain] != self.domains[domain].fingerprint():
                 raise InputError(f"{argument} holds other videos than when the run was saved in {folder}")
         self.model.load_weights(folder)
         self.policy_optimizer.load_state_dict(state["policy_optimizer"])
         self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+        if distributed.rank():
+            state |= load_state(folder, distributed.rank())
         self.data_random.set_state(state["data_random"])
         self.augment_random.set_state(state["augment_random"])
         if self.reinforcement is not None and self.critic_optimizer is not None:
@@ -172,12 +196,14 @@ class Trainer:
         optimizer.zero_grad(set_to_none=True)
         torch.stack([loss.float() for loss in losses.values()]).sum().backward()
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        distributed.average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, self.config.optim.clip_norm)
         optimizer.step()
 
     def _finite(self, losses: Losses) -> dict[str, float]:
         values = torch.stack([loss.detach().float() for loss in losses.values()]).tolist()
-        named = dict(zip(losses, values, strict=True))
+        # All processes see the same numbers, so all of them stop or none.
+        named = distributed.average_numbers(dict(zip(losses, values, strict=True)))
         for name, value in named.items():
             if not math.isfinite(value):
                 raise TrainingDivergedError(f"training diverged: the loss {name} is {value} at step {self.step}")
@@ -209,38 +235,50 @@ def fit(config: TrainConfig, domains: Mapping[str, ClipSource], *, resume: bool 
     """
     assert config.out is not None
     run = config.out
-    saved = _prepare(run, resume)
+    saved = distributed.from_first(lambda: _prepare(run, resume))
     trainer = Trainer(config, domains)
     if saved is not None:
         trainer.load(saved)
-    save_config(config, run / "config.yaml")
-    expected = config.steps if config.max_minutes is None else None
-    log = RunLog(run, trainer.step, expected, quiet=config.quiet, tensorboard=config.tensorboard)
+    log = _open_log(config, run, trainer.step) if distributed.rank() == 0 else None
     try:
         with _interruptible() as interrupted:
             deadline = time.monotonic() + 60 * (config.max_minutes or math.inf)
-            while trainer.step < config.steps and time.monotonic() < deadline and not interrupted():
+
+            def is_over() -> bool:
+                # Process 0 has the clock, and whoever is interrupted stops all.
+                return interrupted() or (distributed.rank() == 0 and time.monotonic() >= deadline)
+
+            while trainer.step < config.steps and not distributed.any_true(is_over()):
                 _step_and_record(trainer, log, run)
             if not saved or trainer.step > int(saved.name.split("_")[-1]):
                 trainer.save(run)
-            if interrupted():
+            if distributed.any_true(interrupted()):
                 raise KeyboardInterrupt
     except TrainingDivergedError as error:
         kept = checkpoints(run)
         where = f"the last good checkpoint is {kept[-1]}" if kept else "no checkpoint had been written yet"
         raise TrainingDivergedError(f"{error}; {where}") from None
     finally:
-        log.close()
+        if log is not None:
+            log.close()
     return trainer
 
 
-def _step_and_record(trainer: Trainer, log: RunLog, run: Path) -> None:
+def _open_log(config: TrainConfig, run: Path, step: int) -> RunLog:
+    save_config(config, run / "config.yaml")
+    expected = config.steps if config.max_minutes is None else None
+    return RunLog(run, step, expected, quiet=config.quiet, tensorboard=config.tensorboard)
+
+
+def _step_and_record(trainer: Trainer, log: RunLog | None, run: Path) -> None:
+    """One iteration and what is written of it; without a log, this process writes its part of checkpoints only."""
     config = trainer.config
     begin = time.perf_counter()
     losses = trainer.iterate()
-    log.row(trainer.step, time.perf_counter() - begin, losses)
-    if trainer.step % config.preview_every == 0 or trainer.step == config.steps:
-        trainer.preview(run / "previews" / f"step_{trainer.step:08d}.png")
+    if log is not None:
+        log.row(trainer.step, time.perf_counter() - begin, losses)
+        if trainer.step % config.preview_every == 0 or trainer.step == config.steps:
+            trainer.preview(run / "previews" / f"step_{trainer.step:08d}.png")
     if trainer.step % config.checkpoint_every == 0 and trainer.step < config.steps:
         trainer.save(run)
 
