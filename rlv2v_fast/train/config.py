@@ -176,7 +176,7 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Autocast dtype; auto is bf16 on a GPU that has it and fp32 elsewhere."""
     compile: bool = False
-    """Run the networks through torch.compile."""
+    """Run the networks through torch.compile, but for reinforcement learning. The first iterations take minutes."""
     backend: Literal["auto", "triton", "cpp", "reference"] = "auto"
     """Backend of the fused operators."""
     tensorboard: bool = False

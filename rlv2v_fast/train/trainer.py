@@ -67,12 +67,12 @@ class Trainer:
             # Not the critics: a minibatch may have no transition of a domain, and others would wait for its process.
             for group in (self.model.generators, self.model.predictors, self.model.discriminators):
                 SyncBatchNorm.convert(group)
-        self.networks = self._networks()
+        self.networks = self._networks(compiled=config.compile)
         m, o = self.model, config.optim
         self.policy_optimizer = self._adam([*m.generators.parameters(), *m.predictors.parameters()], o.lr)
         self.discriminator_optimizer = self._adam(m.discriminators.parameters(), o.lr)
         self.critic_optimizer = self._adam(m.critics.parameters(), o.lr_critic) if architecture.critics else None
-        self.reinforcement = Reinforcement(m, self.networks, config) if architecture.critics else None
+        self.reinforcement = Reinforcement(m, self._networks(compiled=False), config) if architecture.critics else None
         # Separate streams: what one part draws changes nothing for another, nor what one process draws.
         self.data_random = torch.Generator().manual_seed(config.seed + 1 + distributed.seed_offset())
         self.augment_random = torch.Generator().manual_seed(config.seed + 2 + distributed.seed_offset())
@@ -216,12 +216,17 @@ class Trainer:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
-    def _networks(self) -> Networks:
+    def _networks(self, *, compiled: bool) -> Networks:
+        """What to call.
+
+        Reinforcement learning calls the modules themselves: with its batches of states, in eval mode, with and without
+        gradients, it would have every network compiled several times more, past PyTorch's limit of graphs a function.
+        """
         groups = ("generators", "predictors", "discriminators", "critics")
         wrapped: dict[str, dict[str, Any]] = {}
         for group in groups:
             modules = _modules(getattr(self.model, group))
-            wrapped[group] = {d: torch.compile(m) if self.config.compile else m for d, m in modules.items()}
+            wrapped[group] = {d: torch.compile(m) if compiled else m for d, m in modules.items()}
         return Networks(**wrapped)
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from rlv2v_fast.data.clips import Domain
 from rlv2v_fast.data.synthetic import figure1_clips
@@ -303,13 +304,16 @@ def test_every_parameter_is_trained(config, domains):
 
 def test_compiled_training_follows_eager_training(config, domains, monkeypatch):
     # Capture and differentiation of the whole graphs; generating code for them is PyTorch's and takes minutes.
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    config = without_rl(config)
+    torch._dynamo.reset()
+    graphs = CompileCounterWithBackend("aot_eager")
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=graphs))
     eager, compiled = (Trainer(dataclasses.replace(config, compile=c), domains) for c in (False, True))
     a, b = eager.iterate(), compiled.iterate()
     assert a.keys() == b.keys()
     for name in a:
         assert a[name] == pytest.approx(b[name], rel=1e-3), name
+    # Generators and predictors: to be trained or not, on clips or what a network made of them; discriminators: two.
+    assert graphs.frame_count <= 8
 
 
 SCRIPT = """
