@@ -43,7 +43,7 @@ int run_on_cuda(const BnAddReluBwd<T>& call, const BnLaunch& on) {
   over(run, layout, call.low_skip,
        BnAddReluGradPass<T>{in, call.grad_z, grad_sum, call.grad_skip, call.renormalize, through_again});
   const auto affines = run.grad_affines(0, layout.count(), call.norm, call.grad_norm);
-  run.points(layout, BnGradApplyPass<T>{grad_sum, call.x, call.grad_x, affines});
+  run.points(layout, BnGradApplyPass<T>{{grad_sum, call.x}, call.grad_x, affines});
   return run.error();
 }
 

@@ -2,7 +2,7 @@
 // of half the height and width.
 #pragma once
 
-#include "bn_moments_cuda.h"
+#include "bn_affine_cuda.h"
 
 namespace rlv2v {
 
@@ -169,17 +169,12 @@ struct BnAddReluGradPass {
   }
 };
 
-template <class A, int L>
-struct BnGradOperands {
-  BnValues<A, 1, L> grad, x;
-};
-
 // The gradient through a normalization; grad_x may be grad.
 template <class T>
 struct BnGradApplyPass {
   using A = Wide<T>;
   static constexpr int kUnroll = 2;
-  const T *grad, *x;
+  BnGradInputs<T> in;
   T* grad_x;
   BnGradAffineSlots<A> affines;
 
@@ -187,8 +182,8 @@ struct BnGradApplyPass {
   __device__ Constants constants(int64_t slot) const { return affines[slot]; }
 
   template <class Access>
-  __device__ BnGradOperands<A, Access::L> load(const Access& access) const {
-    return {access.full(grad), access.full(x)};
+  __device__ auto load(const Access& access) const {
+    return in.load(access);
   }
   template <class Access, class Lanes>
   __device__ BnNothing compute(const Access& access, const BnGradOperands<A, Access::L>& of, const Lanes& affine) const {

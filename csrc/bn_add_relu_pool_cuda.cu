@@ -46,30 +46,6 @@ struct BnPoolPass {
   }
 };
 
-template <class T>
-struct BnApplyPass {
-  using A = Wide<T>;
-  static constexpr int kUnroll = 4;
-  const T* x;
-  T* z;
-  BnAffineSlots<A> affines;
-
-  using Constants = BnAffine<A>;
-  __device__ Constants constants(int64_t slot) const { return affines[slot]; }
-
-  template <class Access>
-  __device__ auto load(const Access& access) const {
-    return access.full(x);
-  }
-  template <class Access, class Lanes>
-  __device__ BnNothing compute(const Access& access, BnValues<A, 1, Access::L> values, const Lanes& affine) const {
-#pragma unroll
-    for (int l = 0; l < Access::L; ++l) values.at[0][l] = affine[l](values.at[0][l]);
-    access.store(z, values);
-    return {};
-  }
-};
-
 // The sums that the gradient through the second normalization is made of.
 template <class T>
 struct BnSumsPass {
@@ -151,7 +127,7 @@ int run_on_cuda(const BnAddReluPoolFwd<T>& call, const BnLaunch& on) {
   const BnSumInputs<T> in{call.x, call.skip, affines_of(run, layout, call.x, 0, call.norm)};
   run.windows(layout, BnPoolPass<T>{in, call.largest, call.index});
   const auto again = run.affines(1, call.again);
-  run.points(low, BnApplyPass<T>{call.largest, call.z, again});
+  run.points(low, BnApplyPass<T, false>{call.largest, call.z, again});
   return run.error();
 }
 
@@ -169,7 +145,7 @@ int run_on_cuda(const BnAddReluPoolBwd<T>& call, const BnLaunch& on) {
   run.windows(layout, BnUnpoolPass<T>{call.grad_z, call.largest, call.index, call.x, call.grad_skip, affines,
                                       through_again});
   const auto grad_affines = run.grad_affines(0, layout.count(), call.norm, call.grad_norm);
-  run.points(layout, BnGradApplyPass<T>{call.grad_skip, call.x, call.grad_x, grad_affines});
+  run.points(layout, BnGradApplyPass<T>{{call.grad_skip, call.x}, call.grad_x, grad_affines});
   return run.error();
 }
 

@@ -1,4 +1,4 @@
-#include "bn_moments_cuda.h"
+#include "bn_affine_cuda.h"
 
 namespace rlv2v {
 namespace {
