@@ -13,6 +13,12 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _fused_at_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """backend="auto" runs the fused operators of the blocks on tensors as small as those of tests."""
+    monkeypatch.setattr("rlv2v_fast.ops.blocks.is_small", lambda x: False)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():
         return

@@ -97,6 +97,24 @@ def _count(x: Tensor) -> int:
     return x.numel() // max(x.shape[1], 1)
 
 
+# A fused operator costs more before it starts than PyTorch's own: with fewer numbers than these in x it was measured to
+# be slower, with and without gradients (docs/performance.md). GPUs were not measured.
+_WORTHWHILE, _WORTHWHILE_FORWARD = 2**16, 2**15
+
+
+def is_small(x: Tensor) -> bool:
+    """Whether PyTorch's own kernels were measured to be faster on tensors of this size."""
+    training = torch.is_grad_enabled() and x.requires_grad
+    return x.device.type == "cpu" and x.numel() < (_WORTHWHILE if training else _WORTHWHILE_FORWARD)
+
+
+def _route(op: str, backend: str, x: Tensor, *norms: Normalization, skip: Tensor | None = None) -> str:
+    """The backend of a call: "auto" leaves small tensors to PyTorch's own kernels."""
+    if backend == "auto" and is_small(x):
+        return "reference"
+    return choose(op, backend, {"cpp": lambda: _cpp_refusal(x, *norms, skip=skip)})
+
+
 def _cpp_refusal(x: Tensor, *norms: Normalization, skip: Tensor | None = None) -> str | None:
     reasons = (bn_refusal(x), *(norm.why_not(x) for norm in norms))
     if skip is not None and skip.dtype != x.dtype:
@@ -107,7 +125,7 @@ def _cpp_refusal(x: Tensor, *norms: Normalization, skip: Tensor | None = None) -
 
 def norm_relu(x: Tensor, norm: Normalization, *, backend: str = "auto") -> Tensor:
     """relu(norm(x)) for x (B, C, T, H, W)."""
-    if choose("bn_relu", backend, {"cpp": lambda: _cpp_refusal(x, norm)}) == "reference":
+    if _route("bn_relu", backend, x, norm) == "reference":
         return norm_relu_reference(x, norm)
     y, mean, var = bn_relu(x, norm.arguments(x), backend="cpp")
     norm.update(mean, var, _count(x))
@@ -116,7 +134,7 @@ def norm_relu(x: Tensor, norm: Normalization, *, backend: str = "auto") -> Tenso
 
 def norm_add_relu(x: Tensor, norm: Normalization, skip: Tensor, *, backend: str = "auto") -> Tensor:
     """relu(norm(x) + skip) for x (B, C, T, H, W); skip is alike or of half the height and width."""
-    if choose("bn_add_relu", backend, {"cpp": lambda: _cpp_refusal(x, norm, skip=skip)}) == "reference":
+    if _route("bn_add_relu", backend, x, norm, skip=skip) == "reference":
         return norm_add_relu_reference(x, norm, skip if skip.shape == x.shape else upsample_reference(skip))
     y, measured, _ = bn_add_relu(x, skip, norm.arguments(x), backend="cpp")
     norm.update(*measured, _count(x))
@@ -125,7 +143,7 @@ def norm_add_relu(x: Tensor, norm: Normalization, skip: Tensor, *, backend: str 
 
 def norm_add_relu_pool(x: Tensor, norm: Normalization, skip: Tensor, *, backend: str = "auto") -> Tensor:
     """maxpool(relu(norm(x) + skip)) for x and skip (B, C, T, H, W), to (B, C, T, H // 2, W // 2)."""
-    if choose("bn_add_relu_pool", backend, {"cpp": lambda: _cpp_refusal(x, norm, skip=skip)}) == "reference":
+    if _route("bn_add_relu_pool", backend, x, norm, skip=skip) == "reference":
         return pool_reference(norm_add_relu_reference(x, norm, skip))
     y, measured, _ = bn_add_relu_pool(x, skip, norm.arguments(x), identity(x), backend="cpp")
     norm.update(*measured, _count(x))
@@ -138,7 +156,7 @@ def norm_add_relu_norm(
     """again(relu(norm(x) + skip)) for x (B, C, T, H, W); skip is alike or of half the height and width."""
     if again.waits:
         return again(norm_add_relu(x, norm, skip, backend=backend))
-    if choose("bn_add_relu", backend, {"cpp": lambda: _cpp_refusal(x, norm, again, skip=skip)}) == "reference":
+    if _route("bn_add_relu", backend, x, norm, again, skip=skip) == "reference":
         return again(norm_add_relu(x, norm, skip, backend="reference"))
     z, measured, measured_again = bn_add_relu(x, skip, norm.arguments(x), again.arguments(x), backend="cpp")
     norm.update(*measured, _count(x))
@@ -152,7 +170,7 @@ def norm_add_relu_pool_norm(
     """again(maxpool(relu(norm(x) + skip))) for x and skip (B, C, T, H, W), to (B, C, T, H // 2, W // 2)."""
     if again.waits:
         return again(norm_add_relu_pool(x, norm, skip, backend=backend))
-    if choose("bn_add_relu_pool", backend, {"cpp": lambda: _cpp_refusal(x, norm, again, skip=skip)}) == "reference":
+    if _route("bn_add_relu_pool", backend, x, norm, again, skip=skip) == "reference":
         return again(norm_add_relu_pool(x, norm, skip, backend="reference"))
     like_pooled = x[..., 1::2, 1::2]
     z, measured, measured_again = bn_add_relu_pool(

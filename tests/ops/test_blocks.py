@@ -1,7 +1,9 @@
 import pytest
 import torch
 
-from rlv2v_fast.ops.blocks import causal_conv3d
+from rlv2v_fast.nn.norm import FusibleNorm
+from rlv2v_fast.ops import blocks
+from rlv2v_fast.ops.blocks import causal_conv3d, norm_relu
 from rlv2v_fast.reference.blocks import causal_conv3d_reference
 
 
@@ -48,3 +50,23 @@ def test_causal_conv3d_names_what_does_not_fit():
         causal_conv3d(torch.zeros(1, 3, 4, 5, 5), weight)
     with pytest.raises(ValueError, match=r"history must have shape \(1, 2, 2, 5, 5\); got \(1, 2, 1, 5, 5\)"):
         causal_conv3d(torch.zeros(1, 2, 4, 5, 5), weight, None, torch.zeros(1, 2, 1, 5, 5))
+
+
+@pytest.mark.parametrize(
+    ("side", "gradient", "backend", "fused"),
+    [
+        (32, True, "auto", False),
+        (64, True, "auto", True),
+        (32, False, "auto", True),
+        (16, False, "auto", False),
+        (16, True, "cpp", True),
+        (64, True, "reference", False),
+    ],
+)
+def test_auto_leaves_small_tensors_to_pytorch(side, gradient, backend, fused, monkeypatch):
+    monkeypatch.undo()  # the fixture that fuses at any size
+    called = []
+    monkeypatch.setattr(blocks, "bn_relu", lambda x, norm, **_: called.append(x.shape) or (x, None, None))
+    x = torch.randn(1, 8, 4, side, side, requires_grad=gradient)
+    norm_relu(x, FusibleNorm(torch.nn.BatchNorm3d(8)), backend=backend)
+    assert bool(called) == fused
