@@ -11,6 +11,7 @@ from rlv2v_fast.metrics.baselines import (
 from rlv2v_fast.metrics.frame import psnr, ssim
 from rlv2v_fast.metrics.frechet import frechet_distance, kernel_distance
 from rlv2v_fast.metrics.lit import lit_iou, lit_pixels
+from rlv2v_fast.metrics.patches import patch_distance
 from rlv2v_fast.metrics.video import temporal_difference, temporal_error
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "mean_clip",
     "mean_frame",
     "mean_std_transfer",
+    "patch_distance",
     "psnr",
     "ssim",
     "temporal_difference",

@@ -50,14 +50,19 @@ class LossConfig:
     """lambda_rc, weight of the ReCycle loss."""
     video: float = 1.0
     """lambda_v, weight of the whole-clip adversarial loss."""
+    cycle: float = 0.0
+    """Weight of the cycle loss, |x - G_x(G_y(x))|; not the paper's."""
+    cycle_from: float = 0.0
+    """Share of the run's steps after which the cycle loss sets in; from the start it keeps wrong pairs of colours."""
     r1: float = 0.0
     """Weight of the R1 gradient penalty on real clips; 0 leaves it out."""
     augment: tuple[Literal["translation", "cutout", "brightness"], ...] = ()
     """DiffAugment policies applied to all that a discriminator sees in training."""
 
     def __post_init__(self) -> None:
-        for name in ("recurrent", "recycle", "video", "r1"):
+        for name in ("recurrent", "recycle", "video", "cycle", "r1"):
             _require(f"loss.{name}", getattr(self, name), "at least 0", getattr(self, name) >= 0)
+        _require("loss.cycle_from", self.cycle_from, "in [0, 1]", 0 <= self.cycle_from <= 1)
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,10 @@ class OptimConfig:
     """Adam's step for generators, predictors and discriminators."""
     lr_critic: float = 1e-4
     """Adam's step for the critics."""
+    lr_discriminator: float | None = None
+    """Adam's step for the discriminators where it is not lr."""
+    decay: bool = False
+    """Over the second half of the run's steps, take every Adam step down to nothing, evenly."""
     beta1: float = 0.5
     """Adam's first moment decay."""
     beta2: float = 0.999
@@ -119,6 +128,8 @@ class OptimConfig:
     """Decay of the averaged generators used for inference; shorter at the start of a run."""
 
     def __post_init__(self) -> None:
+        slower = self.lr_discriminator
+        _require("optim.lr_discriminator", slower, "above 0", slower is None or slower > 0)
         for name in ("lr", "lr_critic", "clip_norm"):
             _require(f"optim.{name}", getattr(self, name), "above 0", getattr(self, name) > 0)
         for name in ("beta1", "beta2", "ema"):
@@ -134,6 +145,10 @@ class NetworkConfig:
     """Channels of the first level; by default 64 on a GPU and 16 on a CPU."""
     norm: Literal["batch", "instance"] = "batch"
     """Normalization: the paper's BatchNorm, or per-frame instance normalization."""
+    generator: Literal["unet", "local"] = "unet"
+    """Generators: the paper's encoder-decoder, or a colour map of each pixel and its place, for few videos."""
+    discriminator: Literal["pooling", "patch"] = "pooling"
+    """Discriminators: the paper's three pooled blocks, or one that sees patches of 14 pixels, for few videos."""
 
     def __post_init__(self) -> None:
         _require("network.width", self.width, "at least 1", self.width is None or self.width >= 1)
@@ -155,6 +170,8 @@ class TrainConfig:
     """Side of the training frames in pixels, a multiple of 8."""
     frames: int = 16
     """Frames T in a training clip."""
+    window: int | None = None
+    """Frames of the training clips that an iteration sees, drawn at random from all T; all of them by default."""
     flip: bool = False
     """Mirror clips at random."""
     steps: int = 20_000
@@ -189,6 +206,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _require("size", self.size, "a positive multiple of 8", self.size >= 8 and self.size % 8 == 0)
         _require("frames", self.frames, "at least 2", self.frames >= 2)
+        in_clip = self.window is None or 2 <= self.window <= self.frames
+        _require("window", self.window, f"from 2 to frames={self.frames}", in_clip)
         for name in ("steps", "checkpoint_every", "keep", "preview_every"):
             _require(name, getattr(self, name), "at least 1", getattr(self, name) >= 1)
         _require("max_minutes", self.max_minutes, "above 0", self.max_minutes is None or self.max_minutes > 0)

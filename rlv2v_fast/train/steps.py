@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rlv2v_fast.losses.adversarial import r1_penalty
 from rlv2v_fast.losses.augment import diff_augment
-from rlv2v_fast.losses.recurrent import recurrent_loss
+from rlv2v_fast.losses.recurrent import distance, recurrent_loss
 from rlv2v_fast.losses.recycle import recycle_loss
 from rlv2v_fast.losses.video import (
     frame_discriminator_loss,
@@ -104,10 +104,11 @@ def policy_losses(
     fake: Mapping[str, Tensor],
     config: LossConfig,
     augment: torch.Generator,
+    cycle: float,
 ) -> Losses:
     """Step 3: the weighted losses of generators and predictors; the discriminators are frozen and in eval mode.
 
-    L_g + lambda_rr L_rr + lambda_rc L_rc + lambda_v L_v, each for both domains.
+    L_g + lambda_rr L_rr + lambda_rc L_rc + lambda_v L_v + cycle L_c, each for both domains.
     """
     losses: Losses = {}
     for domain in DOMAINS:
@@ -123,4 +124,8 @@ def policy_losses(
         if config.recycle:
             returned = networks.generators[domain](networks.predictors[other](fake[other][:, :-1]))
             losses[f"recycle_{domain}"] = config.recycle * recycle_loss(clip, returned, config.distance)
+        if cycle:
+            losses[f"cycle_{domain}"] = cycle * distance(
+                networks.generators[domain](fake[other]), clip, config.distance
+            )
     return losses
