@@ -51,9 +51,9 @@ def run(options: argparse.Namespace) -> int:
     judge = Judge(read_clips(options.data / "val/day"), read_clips(options.data / "val/night"), features)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     for key in planned(options):
-        if any(all(row[name] == key[name] for name in IDENTITY) for row in read_rows([options.out])):
+        if any(all(row.get(name) == key[name] for name in IDENTITY) for row in read_rows([options.out])):
             continue
-        row = {**key, **measure(key, options, judge), **environment(torch.device("cpu"))}
+        row = {**environment(torch.device("cpu")), **key, **measure(key, options, judge)}
         with options.out.open("a") as file:
             file.write(json.dumps(row) + "\n")
         print({name: round(row[name], 4) if isinstance(row[name], float) else row[name] for name in SHOWN}, flush=True)

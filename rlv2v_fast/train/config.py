@@ -289,9 +289,10 @@ def save_config(config: TrainConfig, path: Path) -> None:
 def changed_fields(old: TrainConfig, new: TrainConfig) -> list[tuple[str, Any, Any]]:
     """(field, old, new) for each field that differs and that a resumed run may not change."""
     before, after = _flat(to_dict(old)), _flat(to_dict(new))
-    return [
-        (name, before[name], after[name]) for name in before if before[name] != after[name] and name not in RESUMABLE
-    ]
+    # Schedules count in shares of all steps, so with one the number of steps decides every iteration.
+    scheduled = new.optim.decay or (new.loss.cycle > 0 and new.loss.cycle_from > 0)
+    free = RESUMABLE - {"steps"} if scheduled else RESUMABLE
+    return [(name, before[name], after[name]) for name in before if before[name] != after[name] and name not in free]
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

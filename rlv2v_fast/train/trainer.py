@@ -155,17 +155,16 @@ class Trainer:
         return clips.to(self.device)
 
     def _schedule(self) -> None:
-        """Set the optimizers' steps for this iteration."""
-        o = self.config.optim
-        share = decay_share(self.step / self.config.steps) if o.decay else 1.0
-        optimizers = [(self.policy_optimizer, o.lr), (self.discriminator_optimizer, o.lr_discriminator or o.lr)]
-        if self.critic_optimizer is not None:
-            optimizers.append((self.critic_optimizer, o.lr_critic))
-        for optimizer, lr in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = lr * share
+        """Take the optimizers' steps down as the run proceeds, where it asks for that."""
+        if not self.config.optim.decay:
+            return
+        share = decay_share(self.step / self.config.steps)
+        for optimizer in (self.policy_optimizer, self.discriminator_optimizer, self.critic_optimizer):
+            for group in optimizer.param_groups if optimizer is not None else ():
+                group["lr"] = group.setdefault("initial_lr", group["lr"]) * share
 
     def _cycle_weight(self) -> float:
+        """The weight of the cycle loss in this iteration."""
         loss = self.config.loss
         return loss.cycle if self.step >= loss.cycle_from * self.config.steps else 0.0
 
