@@ -105,14 +105,14 @@ class LocalGenerator(nn.Module):
 
 
 class PatchDiscriminator(nn.Module):
-    """Per-frame authenticity and style of patches 14 pixels wide, and a verdict on the clip from the same features.
+    """Per-frame authenticity and style of patches 26 pixels wide, and a verdict on the clip from the same features.
 
     A small patch shows what things look like and not how a scene is laid out, which few videos would make it memorize.
     It knows where in the frame it looks. It sees plain colours: with FourierFeatures its verdict rises and falls along
     the way from one colour to another, and the generator it teaches stays where it is.
 
     Args:
-        width: channels w of the first level; the second has 2w.
+        width: channels w of the first level; the others have 2w and 4w.
         channels: channels C of a frame.
         norm, backend: taken for the interface of Discriminator; there is no normalization and no fused operator here.
 
@@ -123,16 +123,16 @@ class PatchDiscriminator(nn.Module):
         super().__init__()
         self.channels = channels
         self.trunk = nn.Sequential(
-            *(nn.Conv2d(channels + 2, width, 3, padding=1), nn.LeakyReLU(_SLOPE)),
+            *(nn.Conv2d(channels + 2, width, 4, stride=2, padding=1), nn.LeakyReLU(_SLOPE)),
             *(nn.Conv2d(width, 2 * width, 4, stride=2, padding=1), nn.LeakyReLU(_SLOPE)),
-            *(nn.Conv2d(2 * width, 2 * width, 3, padding=1), nn.LeakyReLU(_SLOPE)),
+            *(nn.Conv2d(2 * width, 4 * width, 3, padding=1), nn.LeakyReLU(_SLOPE)),
         )
-        self.patch_head = nn.Conv2d(2 * width, 2, 3, padding=1)
-        self.clip_hidden = nn.Conv2d(2 * width + 1, 2 * width, 1)
-        self.clip_head = nn.Linear(2 * width, 1)
+        self.patch_head = nn.Conv2d(4 * width, 2, 3, padding=1)
+        self.clip_hidden = nn.Conv2d(4 * width + 1, 4 * width, 1)
+        self.clip_head = nn.Linear(4 * width, 1)
 
     def forward(self, video: Tensor) -> Verdict:
-        """Verdict on video (B, T, C, H, W) in [-1, 1], H and W at least 8; patch logits are (B, T, H // 2, W // 2)."""
+        """Verdict on video (B, T, C, H, W) in [-1, 1], H and W at least 8; patch logits are (B, T, H // 4, W // 4)."""
         if video.dim() != 5 or video.shape[2] != self.channels or min(video.shape[3:]) < 8:
             raise ValueError(f"video must have shape (B, T, {self.channels}, H >= 8, W >= 8); got {tuple(video.shape)}")
         frames = video.flatten(0, 1)

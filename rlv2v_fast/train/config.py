@@ -148,7 +148,7 @@ class NetworkConfig:
     generator: Literal["unet", "local"] = "unet"
     """Generators: the paper's encoder-decoder, or a colour map of each pixel and its place, for few videos."""
     discriminator: Literal["pooling", "patch"] = "pooling"
-    """Discriminators: the paper's three pooled blocks, or one that sees patches of 14 pixels, for few videos."""
+    """Discriminators: the paper's three pooled blocks, or one that sees patches of 26 pixels, for few videos."""
 
     def __post_init__(self) -> None:
         _require("network.width", self.width, "at least 1", self.width is None or self.width >= 1)
@@ -171,7 +171,7 @@ class TrainConfig:
     frames: int = 16
     """Frames T in a training clip."""
     window: int | None = None
-    """Frames of the training clips that an iteration sees, drawn at random from all T; all of them by default."""
+    """Consecutive frames of a training clip that an iteration sees, anywhere in it; all T by default."""
     flip: bool = False
     """Mirror clips at random."""
     steps: int = 20_000
@@ -206,8 +206,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _require("size", self.size, "a positive multiple of 8", self.size >= 8 and self.size % 8 == 0)
         _require("frames", self.frames, "at least 2", self.frames >= 2)
-        in_clip = self.window is None or 2 <= self.window <= self.frames
-        _require("window", self.window, f"from 2 to frames={self.frames}", in_clip)
+        in_clip = self.window is None or 1 <= self.window <= self.frames
+        _require("window", self.window, f"from 1 to frames={self.frames}", in_clip)
+        forecasts = self.loss.recurrent or self.loss.recycle or self.rl.weight
+        _require("window", self.window, "at least 2 where frames are forecast", self.window != 1 or not forecasts)
         for name in ("steps", "checkpoint_every", "keep", "preview_every"):
             _require(name, getattr(self, name), "at least 1", getattr(self, name) >= 1)
         _require("max_minutes", self.max_minutes, "above 0", self.max_minutes is None or self.max_minutes > 0)

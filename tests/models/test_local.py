@@ -74,19 +74,19 @@ def test_a_local_generator_learns_to_tell_near_colours_apart():
     assert (generator(clip) - goal).abs().max() < 0.2
 
 
-def test_patch_logits_are_per_frame_at_half_the_size_and_one_is_per_clip():
+def test_patch_logits_are_per_frame_at_a_quarter_of_the_size_and_one_is_per_clip():
     verdict = PatchDiscriminator(4)(video(2, 3, 3, 16, 12))
-    assert verdict.authenticity.shape == verdict.style.shape == (2, 3, 8, 6)
+    assert verdict.authenticity.shape == verdict.style.shape == (2, 3, 4, 3)
     assert verdict.video.shape == (2,)
 
 
-def test_a_patch_logit_sees_fourteen_pixels(settled):
+def test_a_patch_logit_sees_twenty_six_pixels(settled):
     discriminator = settled(PatchDiscriminator(4).double())
     clip = video(1, 1, 3, 40, 40, torch.float64).requires_grad_()
-    discriminator(clip).authenticity[0, 0, 10, 10].backward()
+    discriminator(clip).authenticity[0, 0, 5, 5].backward()
     assert clip.grad is not None
     rows = clip.grad.abs().sum((0, 1, 2, 4)).nonzero().flatten()
-    assert rows.max() - rows.min() + 1 == 14
+    assert rows.max() - rows.min() + 1 == 26
 
 
 def test_frame_logits_are_of_single_frames_and_the_clip_logit_knows_their_order(settled):
