@@ -42,6 +42,7 @@ VARIANTS: dict[str, Callable[[], TrainConfig]] = {
     "few-shot": _preset(),
     "few-shot, paper's generator": _preset(network__generator="unet", network__width=16),
     "few-shot, paper's discriminator": _preset(network__discriminator="pooling", network__width=16),
+    "few-shot + style": _preset(loss__style=1.0),
     "few-shot, no cycle": _preset(loss__cycle=0.0),
     "few-shot, cycle from the start": _preset(loss__cycle_from=0.0),
     "few-shot, no decay": _preset(optim__decay=False),

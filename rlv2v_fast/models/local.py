@@ -69,7 +69,7 @@ class LocalGenerator(nn.Module):
 
     _FEATURES, _FREQUENCY = 64, 8.0
     # The gain at the start; what is learned is added.
-    _GAIN = 0.5
+    _GAIN = 0.3
 
     def __init__(self, width: int, channels: int = 3, *, norm: str = "batch", backend: str = "auto") -> None:
         super().__init__()

@@ -44,6 +44,8 @@ class LossConfig:
     """Form of the adversarial losses."""
     distance: Literal["l1", "l2"] = "l1"
     """Form of the recurrent and ReCycle losses."""
+    style: float = 1.0
+    """Weight of the discriminators' style term, real videos of the domain against real ones of the other."""
     recurrent: float = 0.1
     """lambda_rr, weight of the recurrent loss."""
     recycle: float = 0.1
@@ -60,7 +62,7 @@ class LossConfig:
     """DiffAugment policies applied to all that a discriminator sees in training."""
 
     def __post_init__(self) -> None:
-        for name in ("recurrent", "recycle", "video", "cycle", "r1"):
+        for name in ("style", "recurrent", "recycle", "video", "cycle", "r1"):
             _require(f"loss.{name}", getattr(self, name), "at least 0", getattr(self, name) >= 0)
         _require("loss.cycle_from", self.cycle_from, "in [0, 1]", 0 <= self.cycle_from <= 1)
 

@@ -68,17 +68,19 @@ def discriminator_losses(
 ) -> Losses:
     """Step 2: the discriminators' losses on real, translated (detached) and other-domain clips.
 
-    The three are judged in one batch, so that batch normalization sees real and fake alike: apart, it would subtract
+    They are judged in one batch, so that batch normalization sees real and fake alike: apart, it would subtract
     from each the very colours that tell them from one another.
     """
     losses: Losses = {}
     for domain in DOMAINS:
-        clips = torch.cat([real[domain], fake[domain].detach(), real[OTHER[domain]]])
-        verdicts = networks.discriminators[domain](diff_augment(clips, config.augment, augment))
-        thirds = zip(*(logits.chunk(3) for logits in verdicts), strict=True)
-        judged_real, judged_fake, judged_other = (Verdict(*parts) for parts in thirds)
+        parts = [real[domain], fake[domain].detach()]
+        if config.style:
+            parts.append(real[OTHER[domain]])
+        verdicts = networks.discriminators[domain](diff_augment(torch.cat(parts), config.augment, augment))
+        chunks = zip(*(logits.chunk(len(parts)) for logits in verdicts), strict=True)
+        judged_real, judged_fake, *judged_other = (Verdict(*chunk) for chunk in chunks)
         losses[f"discriminator_{domain}"] = frame_discriminator_loss(
-            judged_real, judged_fake, judged_other, config.adversarial
+            judged_real, judged_fake, judged_other[0] if judged_other else None, config.adversarial, config.style
         )
         if config.video:
             losses[f"video_discriminator_{domain}"] = config.video * video_discriminator_loss(
@@ -114,7 +116,7 @@ def policy_losses(
     for domain in DOMAINS:
         other = OTHER[domain]
         verdict = networks.discriminators[domain](diff_augment(fake[domain], config.augment, augment))
-        losses[f"adversarial_{domain}"] = frame_fooling_loss(verdict, config.adversarial)
+        losses[f"adversarial_{domain}"] = frame_fooling_loss(verdict, config.adversarial, config.style)
         if config.video:
             losses[f"video_{domain}"] = config.video * video_fooling_loss(verdict, config.adversarial)
         clip = real[domain]
