@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rlv2v_fast.errors import InputError
 from rlv2v_fast.models.discriminator import Discriminator
 from rlv2v_fast.models.generator import START, STRIDE, Generator
+from rlv2v_fast.models.local import LocalGenerator, PatchDiscriminator
 from rlv2v_fast.models.predictor import Predictor
 from rlv2v_fast.models.q_network import QNetwork
 from rlv2v_fast.nn.average import soft_update
@@ -25,6 +26,9 @@ DOMAINS = ("x", "y")
 OTHER = {"x": "y", "y": "x"}
 # direction -> domain of the output, which names its generator.
 DIRECTIONS = {"x2y": "y", "y2x": "x"}
+# The networks of Figure 5, and the small ones for few videos.
+GENERATORS: dict[str, type[nn.Module]] = {"unet": Generator, "local": LocalGenerator}
+DISCRIMINATORS: dict[str, type[nn.Module]] = {"pooling": Discriminator, "patch": PatchDiscriminator}
 FORMAT = 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -35,13 +39,16 @@ class ModelConfig:
     """What fixes the shape of every tensor of the model.
 
     width: channels of the first level. channels: of a frame. norm: "batch" (the paper's) or "instance" (per frame).
-    critics: whether the Q-networks exist.
+    critics: whether the Q-networks exist. generator: "unet" (the paper's) or "local". discriminator: "pooling" (the
+    paper's) or "patch".
     """
 
     width: int = 16
     channels: int = 3
     norm: str = "batch"
     critics: bool = True
+    generator: str = "unet"
+    discriminator: str = "pooling"
 
     def __post_init__(self) -> None:
         for name in ("width", "channels"):
@@ -50,6 +57,9 @@ class ModelConfig:
                 raise InputError(f"{name} must be a positive integer; got {value!r}")
         if self.norm not in NORMS:
             raise InputError(f"norm must be one of {', '.join(NORMS)}; got {self.norm!r}")
+        for name, known in (("generator", GENERATORS), ("discriminator", DISCRIMINATORS)):
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}")
 
 
 class RLV2VGAN(nn.Module):
@@ -75,9 +85,9 @@ class RLV2VGAN(nn.Module):
         self.discriminators = nn.ModuleDict()
         self.critics = nn.ModuleDict()
         groups: list[tuple[nn.ModuleDict, type[nn.Module]]] = [
-            (self.generators, Generator),
+            (self.generators, GENERATORS[c.generator]),
             (self.predictors, Predictor),
-            (self.discriminators, Discriminator),
+            (self.discriminators, DISCRIMINATORS[c.discriminator]),
         ]
         if c.critics:
             groups.append((self.critics, QNetwork))
@@ -123,7 +133,7 @@ class RLV2VGAN(nn.Module):
         if direction not in DIRECTIONS:
             raise InputError(f"direction must be one of {', '.join(DIRECTIONS)}; got {direction!r}")
         averaged = self.generators_ema[DIRECTIONS[direction]]
-        assert isinstance(averaged, Generator)
+        assert isinstance(averaged, (Generator, LocalGenerator))
         generator = copy.deepcopy(averaged).eval().fuse()
         state = START
         for piece in pieces:

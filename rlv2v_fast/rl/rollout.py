@@ -41,12 +41,13 @@ class Policy:
 
 @dataclass(frozen=True)
 class RewardWeights:
-    """Weights of the reward: candidate 1's and 2's distance to the true frame, the clip's verdict; loss kind."""
+    """Weights of the reward: candidate 1's and 2's distance to the true frame, the clip's verdict; loss kind; style."""
 
     recurrent: float = 0.1
     recycle: float = 0.1
     video: float = 1.0
     kind: str = "bce"
+    style: float = 1.0
 
 
 def first_state(frame: Tensor, state_frames: int) -> Tensor:
@@ -56,17 +57,25 @@ def first_state(frame: Tensor, state_frames: int) -> Tensor:
 
 
 def step_reward(
-    discriminator: Callable[[Tensor], object], state: Tensor, action: Tensor, truth: Tensor, weight: Tensor, kind: str
+    discriminator: Callable[[Tensor], object],
+    state: Tensor,
+    action: Tensor,
+    truth: Tensor,
+    weight: Tensor,
+    kind: str,
+    style: float = 1.0,
 ) -> Tensor:
     """r = -(l_g(D(a)) + lambda mean |x_{t+1} - a|), (B,); D judges the action as the last frame after its state.
 
     Args:
         state: (B, p, C, H, W). action, truth: (B, C, H, W). weight: (B,), lambda of the candidate taken.
+        style: weight of the style term in l_g.
     """
     verdict = discriminator(torch.cat([state, action.unsqueeze(1)], dim=1))
     logits = torch.stack([verdict.authenticity[:, -1], verdict.style[:, -1]], dim=1)  # type: ignore[attr-defined]
     # l_g is the sum of an authenticity and a style term, each a mean over patches.
-    l_g = fooling_loss(logits, kind).flatten(2).mean(2).sum(1)
+    terms = fooling_loss(logits, kind).flatten(2).mean(2)
+    l_g = terms.sum(1) if style == 1 else terms[:, 0] + style * terms[:, 1]
     return -(l_g + weight * (truth - action).abs().flatten(1).mean(1))
 
 
@@ -124,7 +133,8 @@ def rollout(
                 reward = -weights.video * fooling_loss(verdict.video, weights.kind)  # type: ignore[attr-defined]
             else:
                 scale = torch.where(use_second, weights.recycle, weights.recurrent)
-                reward = step_reward(discriminators[domain], state, action, clip[:, t], scale, weights.kind)
+                judge, kind, style = discriminators[domain], weights.kind, weights.style
+                reward = step_reward(judge, state, action, clip[:, t], scale, kind, style)
             parts.append(
                 Transitions(
                     state=state,

@@ -44,20 +44,27 @@ class LossConfig:
     """Form of the adversarial losses."""
     distance: Literal["l1", "l2"] = "l1"
     """Form of the recurrent and ReCycle losses."""
+    style: float = 1.0
+    """Weight of the discriminators' style term, real videos of the domain against real ones of the other."""
     recurrent: float = 0.1
     """lambda_rr, weight of the recurrent loss."""
     recycle: float = 0.1
     """lambda_rc, weight of the ReCycle loss."""
     video: float = 1.0
     """lambda_v, weight of the whole-clip adversarial loss."""
+    cycle: float = 0.0
+    """Weight of the cycle loss, |x - G_x(G_y(x))|; not the paper's."""
+    cycle_from: float = 0.0
+    """Share of the run's steps after which the cycle loss sets in; from the start it keeps wrong pairs of colours."""
     r1: float = 0.0
     """Weight of the R1 gradient penalty on real clips; 0 leaves it out."""
     augment: tuple[Literal["translation", "cutout", "brightness"], ...] = ()
     """DiffAugment policies applied to all that a discriminator sees in training."""
 
     def __post_init__(self) -> None:
-        for name in ("recurrent", "recycle", "video", "r1"):
+        for name in ("style", "recurrent", "recycle", "video", "cycle", "r1"):
             _require(f"loss.{name}", getattr(self, name), "at least 0", getattr(self, name) >= 0)
+        _require("loss.cycle_from", self.cycle_from, "in [0, 1]", 0 <= self.cycle_from <= 1)
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,10 @@ class OptimConfig:
     """Adam's step for generators, predictors and discriminators."""
     lr_critic: float = 1e-4
     """Adam's step for the critics."""
+    lr_discriminator: float | None = None
+    """Adam's step for the discriminators where it is not lr."""
+    decay: bool = False
+    """Over the second half of the run's steps, take every Adam step down to nothing, evenly."""
     beta1: float = 0.5
     """Adam's first moment decay."""
     beta2: float = 0.999
@@ -119,6 +130,8 @@ class OptimConfig:
     """Decay of the averaged generators used for inference; shorter at the start of a run."""
 
     def __post_init__(self) -> None:
+        slower = self.lr_discriminator
+        _require("optim.lr_discriminator", slower, "above 0", slower is None or slower > 0)
         for name in ("lr", "lr_critic", "clip_norm"):
             _require(f"optim.{name}", getattr(self, name), "above 0", getattr(self, name) > 0)
         for name in ("beta1", "beta2", "ema"):
@@ -136,6 +149,10 @@ class NetworkConfig:
     """Normalization: the paper's BatchNorm, or per-frame instance normalization."""
     sync_norm: bool = True
     """In a run of several processes, take the batch statistics of G, P and D over the batches of all of them."""
+    generator: Literal["unet", "local"] = "unet"
+    """Generators: the paper's encoder-decoder, or a colour map of each pixel and its place, for few videos."""
+    discriminator: Literal["pooling", "patch"] = "pooling"
+    """Discriminators: the paper's three pooled blocks, or one that sees patches of 26 pixels, for few videos."""
 
     def __post_init__(self) -> None:
         _require("network.width", self.width, "at least 1", self.width is None or self.width >= 1)
@@ -157,6 +174,8 @@ class TrainConfig:
     """Side of the training frames in pixels, a multiple of 8."""
     frames: int = 16
     """Frames T in a training clip."""
+    window: int | None = None
+    """Consecutive frames of a training clip that an iteration sees, anywhere in it; all T by default."""
     flip: bool = False
     """Mirror clips at random."""
     steps: int = 20_000
@@ -191,6 +210,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _require("size", self.size, "a positive multiple of 8", self.size >= 8 and self.size % 8 == 0)
         _require("frames", self.frames, "at least 2", self.frames >= 2)
+        in_clip = self.window is None or 1 <= self.window <= self.frames
+        _require("window", self.window, f"from 1 to frames={self.frames}", in_clip)
+        forecasts = self.loss.recurrent or self.loss.recycle or self.rl.weight
+        _require("window", self.window, "at least 2 where frames are forecast", self.window != 1 or not forecasts)
         for name in ("steps", "checkpoint_every", "keep", "preview_every"):
             _require(name, getattr(self, name), "at least 1", getattr(self, name) >= 1)
         _require("max_minutes", self.max_minutes, "above 0", self.max_minutes is None or self.max_minutes > 0)
@@ -272,9 +295,10 @@ def save_config(config: TrainConfig, path: Path) -> None:
 def changed_fields(old: TrainConfig, new: TrainConfig) -> list[tuple[str, Any, Any]]:
     """(field, old, new) for each field that differs and that a resumed run may not change."""
     before, after = _flat(to_dict(old)), _flat(to_dict(new))
-    return [
-        (name, before[name], after[name]) for name in before if before[name] != after[name] and name not in RESUMABLE
-    ]
+    # Schedules count in shares of all steps, so with one the number of steps decides every iteration.
+    scheduled = new.optim.decay or (new.loss.cycle > 0 and new.loss.cycle_from > 0)
+    free = RESUMABLE - {"steps"} if scheduled else RESUMABLE
+    return [(name, before[name], after[name]) for name in before if before[name] != after[name] and name not in free]
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -38,7 +38,7 @@ class Reinforcement:
         )
         self.random = torch.Generator().manual_seed(config.seed + 3 + seed_offset())
         self.weights = RewardWeights(
-            config.loss.recurrent, config.loss.recycle, config.loss.video, config.loss.adversarial
+            config.loss.recurrent, config.loss.recycle, config.loss.video, config.loss.adversarial, config.loss.style
         )
 
     def collect(self, real: Mapping[str, Tensor]) -> Transitions:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rlv2v_fast.losses.adversarial import r1_penalty
 from rlv2v_fast.losses.augment import diff_augment
-from rlv2v_fast.losses.recurrent import recurrent_loss
+from rlv2v_fast.losses.recurrent import distance, recurrent_loss
 from rlv2v_fast.losses.recycle import recycle_loss
 from rlv2v_fast.losses.video import (
     frame_discriminator_loss,
@@ -68,17 +68,19 @@ def discriminator_losses(
 ) -> Losses:
     """Step 2: the discriminators' losses on real, translated (detached) and other-domain clips.
 
-    The three are judged in one batch, so that batch normalization sees real and fake alike: apart, it would subtract
+    They are judged in one batch, so that batch normalization sees real and fake alike: apart, it would subtract
     from each the very colours that tell them from one another.
     """
     losses: Losses = {}
     for domain in DOMAINS:
-        clips = torch.cat([real[domain], fake[domain].detach(), real[OTHER[domain]]])
-        verdicts = networks.discriminators[domain](diff_augment(clips, config.augment, augment))
-        thirds = zip(*(logits.chunk(3) for logits in verdicts), strict=True)
-        judged_real, judged_fake, judged_other = (Verdict(*parts) for parts in thirds)
+        parts = [real[domain], fake[domain].detach()]
+        if config.style:
+            parts.append(real[OTHER[domain]])
+        verdicts = networks.discriminators[domain](diff_augment(torch.cat(parts), config.augment, augment))
+        chunks = zip(*(logits.chunk(len(parts)) for logits in verdicts), strict=True)
+        judged_real, judged_fake, *judged_other = (Verdict(*chunk) for chunk in chunks)
         losses[f"discriminator_{domain}"] = frame_discriminator_loss(
-            judged_real, judged_fake, judged_other, config.adversarial
+            judged_real, judged_fake, judged_other[0] if judged_other else None, config.adversarial, config.style
         )
         if config.video:
             losses[f"video_discriminator_{domain}"] = config.video * video_discriminator_loss(
@@ -104,16 +106,17 @@ def policy_losses(
     fake: Mapping[str, Tensor],
     config: LossConfig,
     augment: torch.Generator,
+    cycle: float,
 ) -> Losses:
     """Step 3: the weighted losses of generators and predictors; the discriminators are frozen and in eval mode.
 
-    L_g + lambda_rr L_rr + lambda_rc L_rc + lambda_v L_v, each for both domains.
+    L_g + lambda_rr L_rr + lambda_rc L_rc + lambda_v L_v + cycle L_c, each for both domains.
     """
     losses: Losses = {}
     for domain in DOMAINS:
         other = OTHER[domain]
         verdict = networks.discriminators[domain](diff_augment(fake[domain], config.augment, augment))
-        losses[f"adversarial_{domain}"] = frame_fooling_loss(verdict, config.adversarial)
+        losses[f"adversarial_{domain}"] = frame_fooling_loss(verdict, config.adversarial, config.style)
         if config.video:
             losses[f"video_{domain}"] = config.video * video_fooling_loss(verdict, config.adversarial)
         clip = real[domain]
@@ -123,4 +126,8 @@ def policy_losses(
         if config.recycle:
             returned = networks.generators[domain](networks.predictors[other](fake[other][:, :-1]))
             losses[f"recycle_{domain}"] = config.recycle * recycle_loss(clip, returned, config.distance)
+        if cycle:
+            losses[f"cycle_{domain}"] = cycle * distance(
+                networks.generators[domain](fake[other]), clip, config.distance
+            )
     return losses

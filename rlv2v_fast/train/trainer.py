@@ -59,8 +59,15 @@ class Trainer:
         self.config, self.domains = config, domains
         self.device = torch.device(config.device)
         self.step = 0
-        assert config.network.width is not None
-        architecture = ModelConfig(width=config.network.width, norm=config.network.norm, critics=config.rl.weight > 0)
+        network = config.network
+        assert network.width is not None
+        architecture = ModelConfig(
+            width=network.width,
+            norm=network.norm,
+            critics=config.rl.weight > 0,
+            generator=network.generator,
+            discriminator=network.discriminator,
+        )
         self.model = RLV2VGAN(architecture, seed=config.seed, backend=config.backend).to(self.device)
         distributed.share(self.model)
         if distributed.count() > 1 and config.network.sync_norm:
@@ -70,7 +77,7 @@ class Trainer:
         self.networks = self._networks(compiled=config.compile)
         m, o = self.model, config.optim
         self.policy_optimizer = self._adam([*m.generators.parameters(), *m.predictors.parameters()], o.lr)
-        self.discriminator_optimizer = self._adam(m.discriminators.parameters(), o.lr)
+        self.discriminator_optimizer = self._adam(m.discriminators.parameters(), o.lr_discriminator or o.lr)
         self.critic_optimizer = self._adam(m.critics.parameters(), o.lr_critic) if architecture.critics else None
         self.reinforcement = Reinforcement(m, self._networks(compiled=False), config) if architecture.critics else None
         # Separate streams: what one part draws changes nothing for another, nor what one process draws.
@@ -84,10 +91,8 @@ class Trainer:
             TrainingDivergedError: a loss is NaN or infinite.
         """
         self.model.train()
-        real = {
-            domain: self.domains[domain].batch(self.data_random, self.config.optim.batch_size).to(self.device)
-            for domain in DOMAINS
-        }
+        self._schedule()
+        real = {domain: self._draw(domain) for domain in DOMAINS}
         with self._autocast():
             fake = translate_both(self.networks, real)
         losses = self._update_discriminators(real, fake)
@@ -164,6 +169,29 @@ class Trainer:
         clips = {domain: self.domains[domain].batch(random, 1) for domain in DOMAINS}
         save_preview(preview_sheet(self.model, clips, self.device), path)
 
+    def _draw(self, domain: str) -> Tensor:
+        """(B, window, 3, size, size): a batch of the domain's clips, or a window at a random place of each batch."""
+        clips = self.domains[domain].batch(self.data_random, self.config.optim.batch_size)
+        window = self.config.window
+        if window is not None:
+            first = int(torch.randint(clips.shape[1] - window + 1, (), generator=self.data_random))
+            clips = clips[:, first : first + window]
+        return clips.to(self.device)
+
+    def _schedule(self) -> None:
+        """Take the optimizers' steps down as the run proceeds, where it asks for that."""
+        if not self.config.optim.decay:
+            return
+        share = decay_share(self.step / self.config.steps)
+        for optimizer in (self.policy_optimizer, self.discriminator_optimizer, self.critic_optimizer):
+            for group in optimizer.param_groups if optimizer is not None else ():
+                group["lr"] = group.setdefault("initial_lr", group["lr"]) * share
+
+    def _cycle_weight(self) -> float:
+        """The weight of the cycle loss in this iteration."""
+        loss = self.config.loss
+        return loss.cycle if self.step >= loss.cycle_from * self.config.steps else 0.0
+
     def _update_discriminators(self, real: Mapping[str, Tensor], fake: Mapping[str, Tensor]) -> Losses:
         with self._autocast():
             losses = discriminator_losses(self.networks, real, fake, self.config.loss, self.augment_random)
@@ -175,7 +203,9 @@ class Trainer:
     def _update_policy(self, real: Mapping[str, Tensor], fake: Mapping[str, Tensor]) -> Losses:
         judges = self.model.discriminators
         with evaluating(judges), frozen(judges), self._autocast():
-            losses = policy_losses(self.networks, real, fake, self.config.loss, self.augment_random)
+            losses = policy_losses(
+                self.networks, real, fake, self.config.loss, self.augment_random, self._cycle_weight()
+            )
             self._descend(self.policy_optimizer, losses)
         return losses
 
@@ -267,6 +297,11 @@ def fit(config: TrainConfig, domains: Mapping[str, ClipSource], *, resume: bool 
         if log is not None:
             log.close()
     return trainer
+
+
+def decay_share(progress: float) -> float:
+    """What is left of an Adam step: 1 in the first half of a run, then evenly down to 0; progress in [0, 1)."""
+    return min(1.0, 2 * (1 - progress))
 
 
 def _open_log(config: TrainConfig, run: Path, step: int) -> RunLog:

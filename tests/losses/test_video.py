@@ -43,6 +43,15 @@ def test_a_generator_is_asked_for_both_frame_verdicts_and_for_the_clips():
     assert video_fooling_loss(verdict(video=-2.0), "least_squares").item() == 9
 
 
+def test_style_is_weighed_and_not_even_read_where_it_weighs_nothing():
+    real, fake, other = verdict(authenticity=3.0, style=0.5), verdict(authenticity=-2.0), verdict(style=4.0)
+    assert frame_discriminator_loss(real, fake, other, "least_squares", 0.5).item() == 4 + 4 + 0.5 * (0.25 + 16)
+    unread = verdict(authenticity=3.0)
+    assert frame_discriminator_loss(unread, fake, None, "least_squares", 0.0).item() == 4 + 4
+    assert frame_fooling_loss(unread, "least_squares", 0.0).item() == 4
+    assert frame_fooling_loss(verdict(authenticity=3.0, style=-1.0), "least_squares", 0.5).item() == 4 + 0.5 * 4
+
+
 @pytest.mark.parametrize("kind", ["bce", "hinge"])
 def test_a_discriminator_that_is_right_and_sure_pays_nothing(kind):
     sure = 40.0

@@ -329,9 +329,32 @@ def test_saving_over_a_model_replaces_it(saved):
 def test_the_files_are_json_and_safetensors(saved):
     assert json.loads((saved / "config.json").read_text()) == {
         "format": 1,
-        "model": {"width": 2, "channels": 3, "norm": "batch", "critics": True},
+        "model": {
+            "width": 2,
+            "channels": 3,
+            "norm": "batch",
+            "critics": True,
+            "generator": "unet",
+            "discriminator": "pooling",
+        },
     }
     assert load_file(saved / "model.safetensors").keys() == RLV2VGAN(SMALL).state_dict().keys()
+
+
+def test_a_model_saved_before_there_were_small_networks_is_the_papers(saved):
+    record = json.loads((saved / "config.json").read_text())
+    del record["model"]["generator"], record["model"]["discriminator"]
+    (saved / "config.json").write_text(json.dumps(record))
+    assert RLV2VGAN.from_pretrained(saved).config == SMALL
+
+
+def test_small_networks_translate_a_stream_as_the_clip_and_are_loaded_as_saved(tmp_path):
+    model = RLV2VGAN(ModelConfig(width=4, generator="local", discriminator="patch"))
+    model.save_pretrained(tmp_path)
+    clip = torch.rand(5, 3, 13, 10) * 2 - 1
+    whole = model.translate(clip, chunk=5)
+    assert torch.equal(RLV2VGAN.from_pretrained(tmp_path).translate(clip, chunk=5), whole)
+    torch.testing.assert_close(model.translate(clip, chunk=2), whole, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

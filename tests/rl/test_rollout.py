@@ -218,6 +218,15 @@ def test_a_step_reward_is_per_item_and_reads_the_last_frame_only():
     assert rewards.tolist() == pytest.approx([expected(0.25, 0.25, 2.0), expected(1.0, 0.5, 4.0)])
 
 
+def test_the_style_term_of_a_reward_is_weighed():
+    state, action = torch.zeros(1, 3, 1, 1, 2), torch.full((1, 1, 1, 2), 0.25)
+    none, half, whole = (
+        step_reward(judge, state, action, action, torch.ones(1), "least_squares", style) for style in (0.0, 0.5, 1.0)
+    )
+    assert none.item() > half.item() > whole.item()
+    assert half.item() == pytest.approx((none.item() + whole.item()) / 2)
+
+
 @pytest.mark.parametrize(("sigma2", "share"), [(0.0, 0.0), (0.3, 0.3), (1.0, 1.0)])
 def test_the_second_candidate_is_taken_with_probability_sigma2(sigma2, share):
     given_clips = clips(batch=500, frames=3)

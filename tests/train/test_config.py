@@ -6,6 +6,7 @@ from rlv2v_fast.errors import InputError
 from rlv2v_fast.train.config import (
     LossConfig,
     NetworkConfig,
+    OptimConfig,
     RLConfig,
     TrainConfig,
     changed_fields,
@@ -76,6 +77,10 @@ def test_an_unknown_config_lists_the_presets():
         (lambda: TrainConfig(steps=0), "steps must be at least 1; got 0"),
         (lambda: TrainConfig(few_shot=0), "few_shot must be at least 1; got 0"),
         (lambda: RLConfig(sigma1=1.5), r"rl.sigma1 must be in \[0, 1\]; got 1.5"),
+        (lambda: TrainConfig(window=17), "window must be from 1 to frames=16; got 17"),
+        (lambda: TrainConfig(window=1), "window must be at least 2 where frames are forecast; got 1"),
+        (lambda: LossConfig(cycle_from=2), r"loss.cycle_from must be in \[0, 1\]; got 2"),
+        (lambda: OptimConfig(lr_discriminator=0.0), r"optim.lr_discriminator must be above 0; got 0.0"),
         (lambda: LossConfig(recycle=-1), "loss.recycle must be at least 0; got -1"),
         (lambda: NetworkConfig(width=0), "network.width must be at least 1; got 0"),
     ],
@@ -103,3 +108,11 @@ def test_changed_fields_ignores_what_a_resumed_run_may_change():
     free = dataclasses.replace(base, steps=7, device="cpu", keep=9, checkpoint_every=3, preview_every=2, quiet=True)
     assert changed_fields(base, free) == []
     assert changed_fields(base, dataclasses.replace(base, rl=RLConfig(gamma=0.5))) == [("rl.gamma", 0.99, 0.5)]
+
+
+@pytest.mark.parametrize(
+    "scheduled", [{"optim": OptimConfig(decay=True)}, {"loss": LossConfig(cycle=1, cycle_from=0.5)}]
+)
+def test_the_number_of_steps_is_fixed_where_a_schedule_counts_in_shares_of_it(scheduled):
+    base = TrainConfig(steps=10, **scheduled)
+    assert changed_fields(base, dataclasses.replace(base, steps=7)) == [("steps", 10, 7)]

@@ -18,8 +18,8 @@ from rlv2v_fast.data.synthetic import figure1_clips
 from rlv2v_fast.errors import InputError
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN, ModelConfig
 from rlv2v_fast.train.checkpoint import checkpoints
-from rlv2v_fast.train.config import LossConfig
-from rlv2v_fast.train.trainer import Trainer, TrainingDivergedError, fit
+from rlv2v_fast.train.config import LossConfig, NetworkConfig
+from rlv2v_fast.train.trainer import Trainer, TrainingDivergedError, decay_share, fit
 
 
 def without_rl(config):
@@ -290,6 +290,49 @@ def test_bf16_and_instance_norm_train(config, domains):
     for _ in range(3):
         trainer.iterate()
     assert all(t.dtype == torch.float32 for t in trainer.model.state_dict().values() if t.is_floating_point())
+
+
+def small(config):
+    """A run with the networks, losses and schedules for few videos."""
+    return dataclasses.replace(
+        without_rl(config),
+        window=2,
+        network=NetworkConfig(width=4, generator="local", discriminator="patch"),
+        loss=LossConfig(recurrent=0, recycle=0, video=0, cycle=1, cycle_from=0.5),
+        optim=dataclasses.replace(config.optim, decay=True, lr_discriminator=1e-3),
+    )
+
+
+def test_the_cycle_loss_sets_in_after_its_share_of_the_run(config, domains):
+    trainer = Trainer(small(config), domains)
+    assert ["cycle_x" in trainer.iterate() for _ in range(4)] == [False, False, True, True]
+
+
+def test_steps_shrink_over_the_second_half_of_a_run(config, domains):
+    assert [decay_share(p) for p in (0, 0.5, 0.75, 0.9)] == pytest.approx([1, 1, 0.5, 0.2])
+    trainer = Trainer(small(config), domains)
+    found = []
+    for _ in range(4):
+        trainer.iterate()
+        found.append((trainer.policy_optimizer, trainer.discriminator_optimizer))
+        found[-1] = tuple(optimizer.param_groups[0]["lr"] for optimizer in found[-1])
+    assert found == [pytest.approx((2e-4 * share, 1e-3 * share)) for share in (1, 1, 1, 0.5)]
+
+
+def test_a_run_with_small_networks_and_schedules_resumes_bit_for_bit(config, domains):
+    config = small(config)
+    whole = fit(config, domains)
+    part = dataclasses.replace(config, out=config.out.with_name("part"))
+    trainer = Trainer(part, domains)
+    for _ in range(3):
+        trainer.iterate()
+    trainer.save(part.out)
+    assert_same(weights(whole), weights(fit(part, domains, resume=True)))
+
+
+def test_a_window_is_drawn_from_all_frames_of_the_clips(config, domains):
+    trainer = Trainer(dataclasses.replace(small(config), window=3), domains)
+    assert trainer._draw("x").shape == (1, 3, 3, 16, 16)
 
 
 def test_every_parameter_is_trained(config, domains):

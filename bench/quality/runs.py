@@ -1,0 +1,112 @@
+"""Training one variant for a given time and keeping the weights that an unpaired score prefers."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bench.quality.score import Translate
+from bench.quality.variants import changed
+from rlv2v_fast.data.clips import Domain
+from rlv2v_fast.metrics import patch_distance
+from rlv2v_fast.train.config import TrainConfig, resolve
+from rlv2v_fast.train.trainer import Trainer
+
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.monotonic, "cpu": time.process_time}
+# Shares of the run after which the unpaired score is asked; before the first of them nothing is worth keeping.
+SNAPSHOTS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+# Share of the time that finds out how many steps fit into it.
+_PROBE = 0.04
+# Source clips and frames of each, for the unpaired score.
+_JUDGED, _FRAME_STEP = 16, 4
+
+
+@dataclass(frozen=True)
+class Budget:
+    """minutes of training by a clock, "wall" or "cpu" (processor time of all threads, for a machine others use)."""
+
+    minutes: float
+    clock: str = "wall"
+
+    def now(self) -> float:
+        return CLOCKS[self.clock]()
+
+
+@dataclass(frozen=True)
+class Result:
+    """A trained translation, the steps it was given, those it was kept at, the seconds used and the unpaired score."""
+
+    translate: Translate
+    steps: int
+    kept: int
+    seconds: float
+    criterion: float
+
+
+def open_domains(data: Path, k: int, config: TrainConfig) -> dict[str, Domain]:
+    """The unpaired training clips of data/train: all of the day and the first k of the night."""
+    opened = {"frames": config.frames, "size": config.size, "flip": config.flip}
+    return {
+        "x": Domain.open(data / "train/day", **opened),  # type: ignore[arg-type]
+        "y": Domain.open(data / "train/night", few_shot=k, argument="target", **opened),  # type: ignore[arg-type]
+    }
+
+
+def train(config: TrainConfig, domains: Mapping[str, Domain], judged: tuple[Tensor, Tensor], budget: Budget) -> Result:
+    """Train for the budget and return the translation whose unpaired score is best.
+
+    The schedules of a run count steps, so the first trainer only measures how many the budget holds. Time spent on the
+    unpaired score does not count.
+
+    Args:
+        config: of the variant; steps is replaced.
+        domains: "x" and "y".
+        judged: source clips (N, T, 3, H, W) and target frames (M, 3, H, W), both from training.
+        budget: of training.
+    """
+    config = resolve(config)
+    steps = _affordable_steps(config, domains, budget)
+    trainer = Trainer(changed(config, steps=steps), domains)
+    marks = sorted({max(1, round(share * steps)) for share in SNAPSHOTS})
+    best, kept, model, used = float("inf"), 0, copy.deepcopy(trainer.model), 0.0
+    while trainer.step < steps and used < 60 * budget.minutes:
+        begin = budget.now()
+        trainer.iterate()
+        used += budget.now() - begin
+        # A machine that grew slower ends the run before its last step.
+        if trainer.step in marks or used >= 60 * budget.minutes:
+            criterion = patch_distance(_translated(trainer, judged[0]), judged[1]).item()
+            if criterion < best:
+                best, kept, model = criterion, trainer.step, copy.deepcopy(trainer.model)
+    return Result(model.translate, trainer.step, kept, used, best)
+
+
+def judged_frames(domains: Mapping[str, Domain]) -> tuple[Tensor, Tensor]:
+    """What the unpaired score compares: clips of the source, and frames of the few target clips."""
+    random = torch.Generator().manual_seed(0)
+    source = domains["x"].batch(random, _JUDGED)[:, ::_FRAME_STEP]
+    target = domains["y"].batch(random, _JUDGED)[:, ::_FRAME_STEP]
+    return source, target.flatten(0, 1)
+
+
+def _translated(trainer: Trainer, clips: Tensor) -> Tensor:
+    return trainer.model.translate(clips.to(trainer.device)).flatten(0, 1)
+
+
+def _affordable_steps(config: TrainConfig, domains: Mapping[str, Domain], budget: Budget) -> int:
+    """Steps that fit into the budget, by a short run whose every step does all that a later one may."""
+    every = config.rl.rollout_every if config.rl.weight else 1
+    probed = changed(config, loss__cycle_from=0.0, rl__critic_warmup=0)
+    trainer = Trainer(probed, domains)
+    trainer.iterate()
+    begin, count = budget.now(), 0
+    while count % every or count == 0 or budget.now() - begin < 60 * budget.minutes * _PROBE:
+        trainer.iterate()
+        count += 1
+    return max(1, int(60 * budget.minutes * count / (budget.now() - begin)))

@@ -1,0 +1,56 @@
+"""What is compared: the ablation ladder of the paper, the preset for few videos, and that preset less one choice."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from rlv2v_fast.train.config import TrainConfig, load_config
+
+PRESET = "few-shot-cpu"
+# Everything of ours off: the networks and losses of the paper with the authors' weights.
+PAPER = TrainConfig()
+
+
+def changed(config: TrainConfig, **values: Any) -> TrainConfig:
+    """config with fields replaced; loss__cycle=0 replaces a field of a part."""
+    parts: dict[str, dict[str, Any]] = {}
+    plain = {}
+    for name, value in values.items():
+        part, _, field = name.partition("__")
+        if field:
+            parts.setdefault(part, {})[field] = value
+        else:
+            plain[name] = value
+    replaced = {part: dataclasses.replace(getattr(config, part), **fields) for part, fields in parts.items()}
+    return dataclasses.replace(config, **plain, **replaced)
+
+
+def _paper(**values: Any) -> Callable[[], TrainConfig]:
+    return lambda: changed(PAPER, **values)
+
+
+def _preset(**values: Any) -> Callable[[], TrainConfig]:
+    return lambda: changed(load_config(PRESET), **values)
+
+
+VARIANTS: dict[str, Callable[[], TrainConfig]] = {
+    "Recycle-GAN": _paper(rl__weight=0.0, loss__video=0.0),
+    "+ video loss": _paper(rl__weight=0.0),
+    "+ RL (the paper's system)": _paper(),
+    "few-shot": _preset(),
+    "few-shot, paper's generator": _preset(network__generator="unet", network__width=16),
+    "few-shot, paper's discriminator": _preset(network__discriminator="pooling", network__width=16),
+    "few-shot + style": _preset(loss__style=1.0),
+    "few-shot, no cycle": _preset(loss__cycle=0.0),
+    "few-shot, cycle from the start": _preset(loss__cycle_from=0.0),
+    "few-shot, no decay": _preset(optim__decay=False),
+    "few-shot, fp32": _preset(precision="fp32"),
+    "few-shot, bce": _preset(loss__adversarial="bce"),
+    "few-shot, whole clips": _preset(window=None, optim__batch_size=1),
+    "few-shot + DiffAugment": _preset(loss__augment=("translation", "cutout")),
+    "few-shot + ReCycle": _preset(loss__recurrent=1.0, loss__recycle=1.0, loss__cycle=0.0, network__width=16),
+    "few-shot + video loss": _preset(loss__video=1.0, window=None, optim__batch_size=1),
+    "few-shot + RL": _preset(rl__weight=0.1, rl__rollout_every=8, network__width=16),
+}

@@ -1,0 +1,35 @@
+import pytest
+import torch
+
+from rlv2v_fast.errors import InputError
+from rlv2v_fast.metrics import patch_distance
+
+
+def frames(count=4, size=20, seed=0):
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def test_a_set_is_no_distance_from_itself_in_any_order_and_little_from_others_of_its_law():
+    every = 4 * 14 * 14
+    assert patch_distance(frames(), frames().flip(0), samples=every).item() == pytest.approx(0, abs=1e-5)
+    many = frames(40), frames(40, seed=1)
+    assert patch_distance(*many) < 0.3 * patch_distance(many[0], many[1] * 0.5)
+
+
+def test_it_sees_where_in_the_frame_something_is():
+    sky = frames()
+    sky[:, :, :10] = 0.8
+    ground = sky.flip(2)
+    assert patch_distance(sky, ground) > 2 * patch_distance(sky, sky.flip(3))
+
+
+def test_the_same_question_is_asked_again_whatever_was_drawn_between():
+    first = patch_distance(frames(), frames(seed=1), samples=50)
+    torch.rand(3)
+    assert torch.equal(patch_distance(frames(), frames(seed=1), samples=50), first)
+
+
+@pytest.mark.parametrize("shapes", [((2, 3, 8, 8), (2, 3, 8, 8)), ((2, 3, 16, 16), (2, 3, 16, 20)), ((3, 16, 16),) * 2])
+def test_sets_that_cannot_be_compared_are_refused(shapes):
+    with pytest.raises(InputError):
+        patch_distance(*(torch.zeros(shape) for shape in shapes))
