@@ -16,7 +16,7 @@ from bench.quality.variants import changed
 from rlv2v_fast.data.clips import Domain
 from rlv2v_fast.metrics import patch_distance
 from rlv2v_fast.train.config import TrainConfig, resolve
-from rlv2v_fast.train.trainer import Trainer
+from rlv2v_fast.train.trainer import Trainer, started
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.monotonic, "cpu": time.process_time}
 # Shares of the run after which the unpaired score is asked; before the first of them nothing is worth keeping.
@@ -72,9 +72,11 @@ def train(config: TrainConfig, domains: Mapping[str, Domain], judged: tuple[Tens
     """
     config = resolve(config)
     steps = _affordable_steps(config, domains, budget)
-    trainer = Trainer(changed(config, steps=steps), domains)
+    begin = budget.now()
+    trainer = started(changed(config, steps=steps), domains)
+    used = budget.now() - begin
     marks = sorted({max(1, round(share * steps)) for share in SNAPSHOTS})
-    best, kept, model, used = float("inf"), 0, copy.deepcopy(trainer.model), 0.0
+    best, kept, model = float("inf"), 0, copy.deepcopy(trainer.model)
     while trainer.step < steps and used < 60 * budget.minutes:
         begin = budget.now()
         trainer.iterate()
@@ -109,4 +111,5 @@ def _affordable_steps(config: TrainConfig, domains: Mapping[str, Domain], budget
     while count % every or count == 0 or budget.now() - begin < 60 * budget.minutes * _PROBE:
         trainer.iterate()
         count += 1
-    return max(1, int(60 * budget.minutes * count / (budget.now() - begin)))
+    spent = config.starts * config.start_steps if config.starts > 1 else 0
+    return max(1, int(60 * budget.minutes * count / (budget.now() - begin)) - spent)

@@ -43,6 +43,7 @@ VARIANTS: dict[str, Callable[[], TrainConfig]] = {
     "few-shot, paper's generator": _preset(network__generator="unet", network__width=16),
     "few-shot, paper's discriminator": _preset(network__discriminator="pooling", network__width=16),
     "few-shot + style": _preset(loss__style=1.0),
+    "few-shot, one start": _preset(starts=1),
     "few-shot, no cycle": _preset(loss__cycle=0.0),
     "few-shot, cycle from the start": _preset(loss__cycle_from=0.0),
     "few-shot, no decay": _preset(optim__decay=False),
@@ -50,7 +51,7 @@ VARIANTS: dict[str, Callable[[], TrainConfig]] = {
     "few-shot, bce": _preset(loss__adversarial="bce"),
     "few-shot, whole clips": _preset(window=None, optim__batch_size=1),
     "few-shot + DiffAugment": _preset(loss__augment=("translation", "cutout")),
-    "few-shot + ReCycle": _preset(loss__recurrent=1.0, loss__recycle=1.0, loss__cycle=0.0, network__width=16),
+    "few-shot + ReCycle": _preset(loss__recurrent=1.0, loss__recycle=1.0, loss__cycle=0.0, network__width=16, window=4),
     "few-shot + video loss": _preset(loss__video=1.0, window=None, optim__batch_size=1),
-    "few-shot + RL": _preset(rl__weight=0.1, rl__rollout_every=8, network__width=16),
+    "few-shot + RL": _preset(rl__weight=0.1, rl__rollout_every=8, network__width=16, window=4),
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlv2v_fast.models.discriminator import Verdict
@@ -57,17 +58,23 @@ class FourierFeatures(nn.Module):
 class LocalGenerator(nn.Module):
     """Each pixel's new colour is its own, times a gain, plus an emission; both are functions of its colour and place.
 
-    y = clamp(gain (x + 1) + emission - 1), gain and emission a pixelwise network of Fourier features. The output is
-    linear: a tanh is flat where it is dark, and a scene that has once turned dark would hardly get its lights back.
+    y = clamp(gain (x + 1) + emission + table(x) - 1). Gain and emission are a pixelwise network of Fourier features.
+    The table holds an emission for each of 17x17x17 colours and is interpolated between them. Its entries learn alone,
+    and Adam moves that of a rare colour as fast as that of a frequent one, so that small dark things can light up. The
+    output is linear: a tanh is flat where it is dark, and what has once turned dark would hardly get its lights back.
     Training sees the output before the clamp.
 
     Args:
         width: channels of the hidden layers.
         channels: channels C of a frame.
         norm, backend: taken for the interface of Generator; there is no normalization and no fused operator here.
+
+    Source of the table: Zeng et al. 2020, "Learning Image-Adaptive 3D Lookup Tables".
     """
 
     _FEATURES, _FREQUENCY = 64, 8.0
+    # Colours along each axis of the table, and its learning speed relative to the other weights'.
+    _LEVELS, _SPEED = 17, 3.0
     # The gain at the start; what is learned is added.
     _GAIN = 0.3
 
@@ -81,6 +88,8 @@ class LocalGenerator(nn.Module):
             *(nn.Conv2d(width, width, 1), nn.LeakyReLU(_SLOPE)),
         )
         self.head = nn.Conv2d(width, 2 * channels, 1)
+        # Without three colours there is no cube to look up in.
+        self.table = nn.Parameter(torch.zeros(1, channels, *[self._LEVELS] * 3)) if channels == 3 else None
 
     def forward(self, video: Tensor) -> Tensor:
         """(B, T, C, H, W) in [-1, 1] to the same shape; in [-1, 1] too in eval mode.
@@ -96,8 +105,17 @@ class LocalGenerator(nn.Module):
             raise ValueError(f"video must have shape (B, T >= 1, {self.channels}, H, W); got {tuple(video.shape)}")
         frames = video.flatten(0, 1)
         gain, emission = self.head(self.hidden(self.features(frames))).to(frames.dtype).chunk(2, dim=1)
-        y = (frames + 1) * (gain + self._GAIN) + emission - 1
+        y = (frames + 1) * (gain + self._GAIN) + emission - 1 + self._looked_up(frames)
         return (y if self.training else y.clamp(-1, 1)).unflatten(0, video.shape[:2]), state
+
+    def _looked_up(self, frames: Tensor) -> Tensor | float:
+        """(N, C, H, W): the table's emission for each pixel's colour."""
+        if self.table is None:
+            return 0.0
+        colours = frames.clamp(-1, 1).permute(0, 2, 3, 1).unsqueeze(1)
+        table = self.table.expand(len(frames), -1, -1, -1, -1)
+        found = F.grid_sample(table, colours, padding_mode="border", align_corners=True)
+        return self._SPEED * found.squeeze(2)
 
     def fuse(self) -> LocalGenerator:
         """Nothing here can be folded; returns self."""

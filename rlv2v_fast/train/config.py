@@ -180,6 +180,10 @@ class TrainConfig:
     """Mirror clips at random."""
     steps: int = 20_000
     """Iterations of the whole run."""
+    starts: int = 1
+    """Short runs from different seeds before the first step; the one whose translations look best goes on."""
+    start_steps: int = 400
+    """Iterations of each start, where there are several; steps does not count them."""
     max_minutes: float | None = None
     """Stop, saving, after this much training time even if steps remain."""
     checkpoint_every: int = 500
@@ -214,7 +218,7 @@ class TrainConfig:
         _require("window", self.window, f"from 1 to frames={self.frames}", in_clip)
         forecasts = self.loss.recurrent or self.loss.recycle or self.rl.weight
         _require("window", self.window, "at least 2 where frames are forecast", self.window != 1 or not forecasts)
-        for name in ("steps", "checkpoint_every", "keep", "preview_every"):
+        for name in ("steps", "starts", "start_steps", "checkpoint_every", "keep", "preview_every"):
             _require(name, getattr(self, name), "at least 1", getattr(self, name) >= 1)
         _require("max_minutes", self.max_minutes, "above 0", self.max_minutes is None or self.max_minutes > 0)
         _require("few_shot", self.few_shot, "at least 1", self.few_shot is None or self.few_shot >= 1)

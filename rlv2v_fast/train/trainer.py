@@ -22,6 +22,7 @@ from rlv2v_fast.train.checkpoint import checkpoints, load_state, save_checkpoint
 from rlv2v_fast.train.config import TrainConfig, changed_fields, from_dict, save_config, to_dict
 from rlv2v_fast.train.logging import RunLog, preview_sheet, save_preview
 from rlv2v_fast.train.reinforcement import Reinforcement
+from rlv2v_fast.train.starts import adopt_best_start, start_configs
 from rlv2v_fast.train.steps import (
     Losses,
     Networks,
@@ -106,6 +107,14 @@ class Trainer:
         # A short average at first: with a decay of 0.999 the first hundreds of steps would show the initial weights.
         self.model.update_ema(min(self.config.optim.ema, self.step / (self.step + 9)))
         return self._finite(losses)
+
+    def share_discriminators(self, other: Trainer) -> None:
+        """Train the discriminators of another trainer, from now on, in place of this one's own."""
+        self.model.discriminators = other.model.discriminators
+        self.discriminator_optimizer = other.discriminator_optimizer
+        self.networks = self._networks(compiled=self.config.compile)
+        if self.reinforcement is not None:
+            self.reinforcement.networks = self._networks(compiled=False)
 
     def state_dict(self) -> dict[str, Any]:
         """All that, beside the model's weights, the next iteration depends on."""
@@ -260,6 +269,14 @@ class Trainer:
         return Networks(**wrapped)
 
 
+def started(config: TrainConfig, domains: Mapping[str, ClipSource]) -> Trainer:
+    """A trainer before its first step; where config.starts asks for several, one that goes on from the best of them."""
+    trainer = Trainer(config, domains)
+    if config.starts > 1:
+        adopt_best_start(trainer, [Trainer(start, domains) for start in start_configs(config)])
+    return trainer
+
+
 def fit(config: TrainConfig, domains: Mapping[str, ClipSource], *, resume: bool = False) -> Trainer:
     """Run or continue the training that config describes, in config.out.
 
@@ -271,13 +288,14 @@ def fit(config: TrainConfig, domains: Mapping[str, ClipSource], *, resume: bool 
     assert config.out is not None
     run = config.out
     saved = distributed.from_first(lambda: _prepare(run, resume))
-    trainer = Trainer(config, domains)
+    begin = time.monotonic()
+    trainer = Trainer(config, domains) if saved is not None else started(config, domains)
     if saved is not None:
         trainer.load(saved)
     log = _open_log(config, run, trainer.step) if distributed.rank() == 0 else None
     try:
         with _interruptible() as interrupted:
-            deadline = time.monotonic() + 60 * (config.max_minutes or math.inf)
+            deadline = begin + 60 * (config.max_minutes or math.inf)
 
             def is_over() -> bool:
                 # Process 0 has the clock, and whoever is interrupted stops all.

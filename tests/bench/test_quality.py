@@ -53,7 +53,7 @@ def test_scores_of_the_truth_are_perfect_and_baselines_ignore_the_pairs(data):
 
 
 def test_training_fills_its_budget_and_keeps_the_weights_with_the_best_unpaired_score(data):
-    config = changed(VARIANTS["few-shot"](), **TINY, window=None, few_shot=2, quiet=True)
+    config = changed(VARIANTS["few-shot"](), **TINY, starts=2, start_steps=1, few_shot=2, quiet=True)
     domains = open_domains(data, 2, config)
     result = train(config, domains, judged_frames(domains), Budget(0.02, "cpu"))
     assert 1 <= result.kept <= result.steps

@@ -60,6 +60,23 @@ def test_the_gain_scales_a_pixel_and_the_emission_adds_to_it():
     assert torch.allclose(output[:, :, 2], torch.tensor(-1.0))
 
 
+def test_the_table_adds_to_the_colours_near_its_entry_alone():
+    generator = LocalGenerator(4)  # in training mode nothing is clamped
+    clip = torch.full((1, 1, 3, 1, 2), -0.5)
+    clip[..., 1] = 0.5
+    before = generator(clip)
+    with torch.no_grad():
+        # Entry i is the colour -1 + i / 8; the axes of the table are blue, green, red.
+        generator.table[0, :, 4, 4, 4] = 0.1
+    change = generator(clip) - before
+    torch.testing.assert_close(change[..., 0], torch.full((1, 1, 3, 1), 0.3))
+    assert change[..., 1].abs().max() == 0
+
+
+def test_frames_of_other_channel_counts_have_no_table():
+    assert LocalGenerator(4, channels=1).eval()(video(channels=1)).shape == (2, 3, 1, 16, 12)
+
+
 def test_a_local_generator_learns_to_tell_near_colours_apart():
     # Dark slits must light up and equally dark shadows must not, which a plain network takes long to learn.
     colours = torch.tensor([[38.0, 43, 58], [38, 43, 38], [120, 130, 90]]) / 127.5 - 1

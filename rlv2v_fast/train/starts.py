@@ -1,0 +1,66 @@
+"""Several starts: where a run ends up is decided early and by chance, so begin more than once and go on with the best.
+
+All starts play against the same discriminators, which therefore learn that many times faster, and are told apart by a
+score that needs no pairs: how near the patches of their translations are to those of the target's clips.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from rlv2v_fast.metrics.patches import patch_distance
+from rlv2v_fast.models.rlv2vgan import DIRECTIONS, DOMAINS, OTHER
+from rlv2v_fast.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from rlv2v_fast.train.trainer import ClipSource, Trainer
+
+# Clips of each domain that judge a start, and the step between the frames looked at.
+_CLIPS, _FRAME_STEP = 16, 4
+# Between the seeds of two starts; a run's seeds themselves are close to one another.
+_SEED_STEP = 7919
+
+
+def start_configs(config: TrainConfig) -> list[TrainConfig]:
+    """What each start is trained by: its own seed, and no cycle loss, so that each direction can be judged alone."""
+    loss = dataclasses.replace(config.loss, cycle=0.0)
+    seeds = [config.seed + index * _SEED_STEP for index in range(config.starts)]
+    return [dataclasses.replace(config, seed=seed, loss=loss) for seed in seeds]
+
+
+def adopt_best_start(trainer: Trainer, rivals: Sequence[Trainer]) -> None:
+    """Train the rivals for start_steps and give the trainer, before its first step, the best of their networks.
+
+    Each direction's generator is chosen by itself. The same config and clips choose the same start.
+    """
+    for rival in rivals[1:]:
+        rival.share_discriminators(rivals[0])
+    for _ in range(trainer.config.start_steps):
+        for rival in rivals:
+            rival.iterate()
+    model = trainer.model
+    model.discriminators.load_state_dict(rivals[0].model.discriminators.state_dict())
+    clips = judged_clips(trainer.config, trainer.domains)
+    for direction, domain in DIRECTIONS.items():
+        distances = [start_distance(rival, clips, direction) for rival in rivals]
+        best = rivals[distances.index(min(distances))].model
+        model.generators[domain].load_state_dict(best.generators[domain].state_dict())
+        model.generators_ema[domain].load_state_dict(best.generators_ema[domain].state_dict())
+
+
+def judged_clips(config: TrainConfig, domains: Mapping[str, ClipSource]) -> dict[str, Tensor]:
+    """Clips of each domain, (16, t, 3, size, size), always the same for a seed."""
+    random = torch.Generator().manual_seed(config.seed + 5)
+    return {domain: domains[domain].batch(random, _CLIPS)[:, ::_FRAME_STEP] for domain in DOMAINS}
+
+
+def start_distance(trainer: Trainer, clips: Mapping[str, Tensor], direction: str) -> float:
+    """The patch distance of the translated clips and those of the domain they should belong to."""
+    domain = DIRECTIONS[direction]
+    translated = trainer.model.translate(clips[OTHER[domain]].to(trainer.device), direction)
+    return patch_distance(translated.flatten(0, 1), clips[domain].flatten(0, 1)).item()

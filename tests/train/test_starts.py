@@ -1,0 +1,63 @@
+import dataclasses
+
+import torch
+
+from rlv2v_fast.train.config import LossConfig, NetworkConfig
+from rlv2v_fast.train.starts import judged_clips, start_configs, start_distance
+from rlv2v_fast.train.trainer import Trainer, fit, started
+
+
+def several(config):
+    return dataclasses.replace(
+        config,
+        starts=2,
+        start_steps=3,
+        network=NetworkConfig(width=4, generator="local", discriminator="patch"),
+        loss=LossConfig(recurrent=0, recycle=0, video=0, cycle=1),
+        rl=dataclasses.replace(config.rl, weight=0.0),
+    )
+
+
+def test_each_start_has_its_own_seed_and_no_cycle_loss(config):
+    first, second = start_configs(several(config))
+    assert first.seed == config.seed != second.seed
+    assert first.loss.cycle == second.loss.cycle == 0
+
+
+def test_one_start_changes_nothing(config, domains):
+    one = dataclasses.replace(several(config), starts=1)
+    found, expected = (t.model.state_dict() for t in (started(one, domains), Trainer(one, domains)))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_run_goes_on_from_the_start_nearest_to_the_target_in_each_direction(config, domains):
+    config = several(config)
+    trainer = started(config, domains)
+    assert trainer.step == 0
+    rivals = [Trainer(start, domains) for start in start_configs(config)]
+    rivals[1].share_discriminators(rivals[0])
+    for _ in range(config.start_steps):
+        for rival in rivals:
+            rival.iterate()
+    clips = judged_clips(config, domains)
+    for direction in ("x2y", "y2x"):
+        best = min(start_distance(rival, clips, direction) for rival in rivals)
+        assert start_distance(trainer, clips, direction) == best
+    for name, tensor in rivals[0].model.discriminators.state_dict().items():
+        assert torch.equal(trainer.model.discriminators.state_dict()[name], tensor)
+
+
+def test_discriminators_are_shared_between_the_starts(config, domains):
+    first, second = (Trainer(start, domains) for start in start_configs(several(config)))
+    second.share_discriminators(first)
+    before = {name: tensor.clone() for name, tensor in first.model.discriminators.state_dict().items()}
+    second.iterate()
+    after = first.model.discriminators.state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_run_with_several_starts_is_reproducible(config, domains):
+    config = several(config)
+    again = dataclasses.replace(config, out=config.out.with_name("again"))
+    first, second = (fit(each, domains).model.state_dict() for each in (config, again))
+    assert all(torch.equal(first[name], second[name]) for name in first)
