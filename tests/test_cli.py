@@ -86,8 +86,11 @@ def test_every_train_flag_reaches_the_configuration():
         "--rl.rollout-every": "2", "--rl.critic-warmup": "3", "--rl.batch-size": "4", "--rl.capacity": "5",
         "--rl.buffer-gib": "0.5", "--optim.lr": "0.1", "--optim.lr-critic": "0.2", "--optim.beta1": "0.3",
         "--optim.beta2": "0.4", "--optim.batch-size": "5", "--optim.clip-norm": "6", "--optim.ema": "0.7",
+        "--window": "3", "--starts": "2", "--start-steps": "8", "--network.generator": "local",
+        "--network.discriminator": "patch", "--loss.style": "0.5", "--loss.cycle": "5", "--loss.cycle-from": "0.1",
+        "--optim.lr-discriminator": "0.3",
     }  # fmt: skip
-    switches = ["--flip", "--compile", "--tensorboard", "--quiet"]
+    switches = ["--flip", "--compile", "--tensorboard", "--quiet", "--optim.decay"]
     arguments = ["train", *(word for pair in flags.items() for word in pair), *switches, "--loss.augment", "cutout"]
     changed = cli.parse(arguments).run
     from rlv2v_fast.train.config import _flat, to_dict
