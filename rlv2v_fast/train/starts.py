@@ -1,7 +1,7 @@
 """Several starts: where a run ends up is decided early and by chance, so begin more than once and go on with the best.
 
-Starts are told apart by a score that needs no pairs: how near the patches of their translations are to those of the clips
-of the other domain. Each has discriminators of its own: common ones learned too fast for any of the generators.
+Starts are told apart by a score that needs no pairs: how near the patches of their translations are to those of the
+other domain's clips. Each has discriminators of its own: common ones learned too fast for any of the generators.
 """
 
 from __future__ import annotations
