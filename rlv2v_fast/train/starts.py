@@ -1,13 +1,13 @@
 """Several starts: where a run ends up is decided early and by chance, so begin more than once and go on with the best.
 
-All starts play against the same discriminators, which therefore learn that many times faster, and are told apart by a
-score that needs no pairs: how near the patches of their translations are to those of the target's clips.
+Starts are told apart by a score that needs no pairs: how near the patches of their translations are to those of the
+other domain's clips. Each has discriminators of its own: common ones learned too fast for any of the generators.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,24 +33,24 @@ def start_configs(config: TrainConfig) -> list[TrainConfig]:
     return [dataclasses.replace(config, seed=seed, loss=loss) for seed in seeds]
 
 
-def adopt_best_start(trainer: Trainer, rivals: Sequence[Trainer]) -> None:
-    """Train the rivals for start_steps and give the trainer, before its first step, the best of their networks.
+def adopt_best_start(trainer: Trainer, rivals: Iterable[Trainer]) -> None:
+    """Train the rivals for start_steps, one after the other, and give the trainer the best of their networks.
 
-    Each direction's generator is chosen by itself. The same config and clips choose the same start.
+    Each direction's generator, with the discriminator it has played against, is chosen by itself. The same config and
+    clips choose the same start.
     """
-    for rival in rivals[1:]:
-        rival.share_discriminators(rivals[0])
-    for _ in range(trainer.config.start_steps):
-        for rival in rivals:
-            rival.iterate()
-    model = trainer.model
-    model.discriminators.load_state_dict(rivals[0].model.discriminators.state_dict())
     clips = judged_clips(trainer.config, trainer.domains)
-    for direction, domain in DIRECTIONS.items():
-        distances = [start_distance(rival, clips, direction) for rival in rivals]
-        best = rivals[distances.index(min(distances))].model
-        model.generators[domain].load_state_dict(best.generators[domain].state_dict())
-        model.generators_ema[domain].load_state_dict(best.generators_ema[domain].state_dict())
+    nearest = dict.fromkeys(DIRECTIONS, float("inf"))
+    for rival in rivals:
+        for _ in range(trainer.config.start_steps):
+            rival.iterate()
+        for direction, domain in DIRECTIONS.items():
+            distance = start_distance(rival, clips, direction)
+            if distance < nearest[direction]:
+                nearest[direction] = distance
+                for group in ("generators", "generators_ema", "discriminators"):
+                    weights = getattr(rival.model, group)[domain].state_dict()
+                    getattr(trainer.model, group)[domain].load_state_dict(weights)
 
 
 def judged_clips(config: TrainConfig, domains: Mapping[str, ClipSource]) -> dict[str, Tensor]:

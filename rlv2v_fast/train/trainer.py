@@ -108,14 +108,6 @@ class Trainer:
         self.model.update_ema(min(self.config.optim.ema, self.step / (self.step + 9)))
         return self._finite(losses)
 
-    def share_discriminators(self, other: Trainer) -> None:
-        """Train the discriminators of another trainer, from now on, in place of this one's own."""
-        self.model.discriminators = other.model.discriminators
-        self.discriminator_optimizer = other.discriminator_optimizer
-        self.networks = self._networks(compiled=self.config.compile)
-        if self.reinforcement is not None:
-            self.reinforcement.networks = self._networks(compiled=False)
-
     def state_dict(self) -> dict[str, Any]:
         """All that, beside the model's weights, the next iteration depends on."""
         state: dict[str, Any] = {
@@ -273,7 +265,7 @@ def started(config: TrainConfig, domains: Mapping[str, ClipSource]) -> Trainer:
     """A trainer before its first step; where config.starts asks for several, one that goes on from the best of them."""
     trainer = Trainer(config, domains)
     if config.starts > 1:
-        adopt_best_start(trainer, [Trainer(start, domains) for start in start_configs(config)])
+        adopt_best_start(trainer, (Trainer(start, domains) for start in start_configs(config)))
     return trainer
 
 
