@@ -20,8 +20,8 @@ COLUMNS = (
     ("ssim", "SSIM", 2),
     ("lit_iou", "lit IoU", 2),
     ("temporal_error", "temporal error", 3),
-    ("frechet", "Frechet", 3),
-    ("kernel", "kernel", 4),
+    ("frechet", "Frechet", 0),
+    ("kernel", "kernel", 2),
     ("criterion", "unpaired", 3),
 )
 _SHEET_CLIPS, _SHEET_FRAME = 8, 8
