@@ -88,7 +88,7 @@ def test_every_train_flag_reaches_the_configuration():
         "--optim.beta2": "0.4", "--optim.batch-size": "5", "--optim.clip-norm": "6", "--optim.ema": "0.7",
         "--window": "2", "--starts": "2", "--start-steps": "8", "--loss.style": "0.5", "--loss.cycle": "0.5",
         "--loss.cycle-from": "0.25", "--optim.lr-discriminator": "0.2", "--network.generator": "local",
-        "--network.discriminator": "patch",
+        "--network.discriminator": "patch", "--network.output": "gain",
     }  # fmt: skip
     switches = ["--flip", "--compile", "--tensorboard", "--quiet", "--network.no-sync-norm", "--optim.decay"]
     arguments = ["train", *(word for pair in flags.items() for word in pair), *switches, "--loss.augment", "cutout"]

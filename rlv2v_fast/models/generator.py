@@ -29,21 +29,32 @@ class GeneratorState:
 START = GeneratorState(None, (None, None, None), None, (None, None, None), None)
 
 
+OUTPUTS = ("tanh", "gain")
+# Of a usual convolution's weights, at the start: what is drawn is then nearly the input.
+_GAIN_SCALE = 0.1
+
+
 class Generator(nn.Module):
-    """Stem, three RPB (w, 2w, 4w), ConvLSTM(4w), three URB (2w, w, w), additive skips, convolution, tanh.
+    """Stem, three RPB (w, 2w, 4w), ConvLSTM(4w), three URB (2w, w, w), additive skips, convolution, output.
 
     Args:
         width: channels w of the first level.
         channels: channels C of a frame.
         norm: "batch" or "instance" (per frame).
         backend: of the fused operators, "auto", "triton", "cpp" or "reference".
+        output: "tanh" (the paper's), or "gain": each pixel of the input times a gain, plus an emission, clamped, which
+            starts near the input and so need not learn to draw what it is given.
 
     Source: Figure 5 (three RPB, three URB); the bottleneck and the skips as in the authors' code.
     """
 
-    def __init__(self, width: int, channels: int = 3, *, norm: str = "batch", backend: str = "auto") -> None:
+    def __init__(
+        self, width: int, channels: int = 3, *, norm: str = "batch", backend: str = "auto", output: str = "tanh"
+    ) -> None:
         super().__init__()
-        self.channels = channels
+        if output not in OUTPUTS:
+            raise ValueError(f"output must be one of {', '.join(OUTPUTS)}; got {output!r}")
+        self.channels, self.output = channels, output
         self.stem = CausalConv3d(channels, width, bias=True)
         pairs = [(width, width), (width, 2 * width), (2 * width, 4 * width)]
         self.encoder = nn.ModuleList(RPB(a, b, norm=norm, backend=backend) for a, b in pairs)
@@ -51,7 +62,11 @@ class Generator(nn.Module):
         self.bn = make_norm(norm, 4 * width)
         pairs = [(4 * width, 2 * width), (2 * width, width), (width, width)]
         self.decoder = nn.ModuleList(URB(a, b, norm=norm, backend=backend) for a, b in pairs)
-        self.head = CausalConv3d(width, channels, bias=True)
+        self.head = CausalConv3d(width, channels if output == "tanh" else 2 * channels, bias=True)
+        if output == "gain":
+            with torch.no_grad():
+                self.head.weight.mul_(_GAIN_SCALE)
+                self.head.bias.zero_()  # type: ignore[union-attr]
 
     def forward(self, video: Tensor) -> Tensor:
         """Translate a clip.
@@ -60,7 +75,7 @@ class Generator(nn.Module):
             video: (B, T, C, H, W) in [-1, 1], H and W multiples of 8.
 
         Returns:
-            (B, T, C, H, W) in (-1, 1); frame t depends on no later frame in eval mode.
+            (B, T, C, H, W) in [-1, 1]; frame t depends on no later frame in eval mode.
 
         Raises:
             ValueError: video has another rank, channel count or size.
@@ -85,7 +100,16 @@ class Generator(nn.Module):
             x = x + skip
             decoder.append(block_state)
         y, head = self.head.stream(x, state.head)
-        return torch.tanh(y).transpose(1, 2), GeneratorState(stem, tuple(encoder), bottleneck, tuple(decoder), head)
+        drawn = self._drawn(y.transpose(1, 2), video)
+        return drawn, GeneratorState(stem, tuple(encoder), bottleneck, tuple(decoder), head)
+
+    def _drawn(self, y: Tensor, video: Tensor) -> Tensor:
+        """Frames (B, T, C, H, W) from what the head gives, (B, T, C or 2C, H, W), and from the input."""
+        if self.output == "tanh":
+            return torch.tanh(y)
+        gain, emission = y.chunk(2, dim=2)
+        # Black is 0 light: -1.
+        return ((video + 1) * (1 + gain) + emission - 1).clamp(-1, 1)
 
     def fuse(self) -> Generator:
         """Fold what normalization can be folded into the blocks' convolutions, in place, as R.fuse; returns self."""

@@ -67,7 +67,8 @@ class LocalGenerator(nn.Module):
     Args:
         width: channels of the hidden layers.
         channels: channels C of a frame.
-        norm, backend: taken for the interface of Generator; there is no normalization and no fused operator here.
+        norm, backend, output: taken for the interface of Generator; there is no normalization and no fused operator
+            here, and the output is always that of a gain.
 
     Source of the table: Zeng et al. 2020, "Learning Image-Adaptive 3D Lookup Tables".
     """
@@ -78,7 +79,9 @@ class LocalGenerator(nn.Module):
     # The gain at the start; what is learned is added.
     _GAIN = 0.3
 
-    def __init__(self, width: int, channels: int = 3, *, norm: str = "batch", backend: str = "auto") -> None:
+    def __init__(
+        self, width: int, channels: int = 3, *, norm: str = "batch", backend: str = "auto", output: str = "gain"
+    ) -> None:
         super().__init__()
         self.channels = channels
         self.features = FourierFeatures(channels, self._FEATURES, self._FREQUENCY)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from rlv2v_fast.errors import InputError
 from rlv2v_fast.models.discriminator import Discriminator
-from rlv2v_fast.models.generator import START, STRIDE, Generator
+from rlv2v_fast.models.generator import OUTPUTS, START, STRIDE, Generator
 from rlv2v_fast.models.local import LocalGenerator, PatchDiscriminator
 from rlv2v_fast.models.predictor import Predictor
 from rlv2v_fast.models.q_network import QNetwork
@@ -40,7 +41,7 @@ class ModelConfig:
 
     width: channels of the first level. channels: of a frame. norm: "batch" (the paper's) or "instance" (per frame).
     critics: whether the Q-networks exist. generator: "unet" (the paper's) or "local". discriminator: "pooling" (the
-    paper's) or "patch".
+    paper's) or "patch". output: of generators and predictors, "tanh" (the paper's) or "gain".
     """
 
     width: int = 16
@@ -49,6 +50,7 @@ class ModelConfig:
     critics: bool = True
     generator: str = "unet"
     discriminator: str = "pooling"
+    output: str = "tanh"
 
     def __post_init__(self) -> None:
         for name in ("width", "channels"):
@@ -57,7 +59,7 @@ class ModelConfig:
                 raise InputError(f"{name} must be a positive integer; got {value!r}")
         if self.norm not in NORMS:
             raise InputError(f"norm must be one of {', '.join(NORMS)}; got {self.norm!r}")
-        for name, known in (("generator", GENERATORS), ("discriminator", DISCRIMINATORS)):
+        for name, known in (("generator", GENERATORS), ("discriminator", DISCRIMINATORS), ("output", OUTPUTS)):
             if getattr(self, name) not in known:
                 raise InputError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}")
 
@@ -84,9 +86,9 @@ class RLV2VGAN(nn.Module):
         self.predictors = nn.ModuleDict()
         self.discriminators = nn.ModuleDict()
         self.critics = nn.ModuleDict()
-        groups: list[tuple[nn.ModuleDict, type[nn.Module]]] = [
-            (self.generators, GENERATORS[c.generator]),
-            (self.predictors, Predictor),
+        groups: list[tuple[nn.ModuleDict, Callable[..., nn.Module]]] = [
+            (self.generators, partial(GENERATORS[c.generator], output=c.output)),
+            (self.predictors, partial(Predictor, output=c.output)),
             (self.discriminators, DISCRIMINATORS[c.discriminator]),
         ]
         if c.critics:

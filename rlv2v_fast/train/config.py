@@ -153,6 +153,8 @@ class NetworkConfig:
     """Generators: the paper's encoder-decoder, or a colour map of each pixel and its place, for few videos."""
     discriminator: Literal["pooling", "patch"] = "pooling"
     """Discriminators: the paper's three pooled blocks, or one that sees patches of 26 pixels, for few videos."""
+    output: Literal["tanh", "gain"] = "tanh"
+    """Last step of generators and predictors: the paper's, or their input times a gain, plus an emission, clamped."""
 
     def __post_init__(self) -> None:
         _require("network.width", self.width, "at least 1", self.width is None or self.width >= 1)

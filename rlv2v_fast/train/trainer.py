@@ -68,6 +68,7 @@ class Trainer:
             critics=config.rl.weight > 0,
             generator=network.generator,
             discriminator=network.discriminator,
+            output=network.output,
         )
         self.model = RLV2VGAN(architecture, seed=config.seed, backend=config.backend).to(self.device)
         distributed.share(self.model)

@@ -57,6 +57,31 @@ def test_output_ends_in_a_tanh(settled):
         torch.testing.assert_close(output[:, :, channel], expected)
 
 
+def test_with_output_gain_the_head_gives_gain_and_emission(settled):
+    generator = settled(Generator(2, output="gain"))
+    with torch.no_grad():
+        generator.head.weight.zero_()
+        generator.head.bias.copy_(torch.tensor([0.0, 1.0, -0.5, 0.0, -0.25, 3.0]))
+    clip = video()
+    red, green, blue = (clip[:, :, i] for i in range(3))
+    wanted = [red, (red * 0 + 2 * (green + 1) - 0.25 - 1).clamp(-1, 1), (0.5 * (blue + 1) + 3 - 1).clamp(-1, 1)]
+    torch.testing.assert_close(generator(clip), torch.stack(wanted, dim=2))
+
+
+def test_with_output_gain_it_starts_near_its_input_and_streams_the_same():
+    generator = Generator(4, output="gain").double().eval()
+    clip = video(frames=5, dtype=torch.float64)
+    output = generator(clip)
+    assert (output - clip).abs().mean() < 0.5 * clip.abs().mean()
+    assert output.abs().max() <= 1
+    torch.testing.assert_close(streamed(generator, clip, 2), output, **STREAMING)
+
+
+def test_an_unknown_output_is_named():
+    with pytest.raises(ValueError, match="output must be one of tanh, gain; got 'relu'"):
+        Generator(2, output="relu")
+
+
 @pytest.mark.parametrize("norm", ["batch", "instance"])
 @pytest.mark.parametrize("batch", [1, 2])
 def test_no_output_frame_depends_on_a_later_input_frame_in_eval_mode(settled, batch, norm):

@@ -336,6 +336,7 @@ def test_the_files_are_json_and_safetensors(saved):
             "critics": True,
             "generator": "unet",
             "discriminator": "pooling",
+            "output": "tanh",
         },
     }
     assert load_file(saved / "model.safetensors").keys() == RLV2VGAN(SMALL).state_dict().keys()
