@@ -102,7 +102,12 @@ def trained(key: Row, options: argparse.Namespace) -> tuple[Translate, Row]:
     config = changed(VARIANTS[key["variant"]](), seed=key["seed"], few_shot=key["k"], device="cpu", quiet=True)
     domains = open_domains(options.data, key["k"], config)
     result = train(config, domains, judged_frames(domains), Budget(key["minutes"], key["clock"]))
-    how: Row = {"steps": result.steps, "kept": result.kept, "seconds": round(result.seconds, 1)}
+    how: Row = {
+        "starts": result.starts,
+        "steps": result.steps,
+        "kept": result.kept,
+        "seconds": round(result.seconds, 1),
+    }
     return result.translate, {**how, "criterion": result.criterion, "config": to_dict(config)}
 
 

@@ -23,6 +23,8 @@ CLOCKS: dict[str, Callable[[], float]] = {"wall": time.monotonic, "cpu": time.pr
 SNAPSHOTS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 # Share of the time that finds out how many steps fit into it.
 _PROBE = 0.04
+# Largest share of the steps that go into starts.
+_STARTING = 0.7
 # Source clips and frames of each, for the unpaired score.
 _JUDGED, _FRAME_STEP = 16, 4
 
@@ -40,9 +42,10 @@ class Budget:
 
 @dataclass(frozen=True)
 class Result:
-    """A trained translation, the steps it was given, those it was kept at, the seconds used and the unpaired score."""
+    """A trained translation, its starts, its steps, those it was kept at, the seconds used and the unpaired score."""
 
     translate: Translate
+    starts: int
     steps: int
     kept: int
     seconds: float
@@ -71,9 +74,9 @@ def train(config: TrainConfig, domains: Mapping[str, Domain], judged: tuple[Tens
         budget: of training.
     """
     config = resolve(config)
-    steps = _affordable_steps(config, domains, budget)
+    starts, steps = _affordable(config, domains, budget)
     begin = budget.now()
-    trainer = started(changed(config, steps=steps), domains)
+    trainer = started(changed(config, starts=starts, steps=steps), domains)
     used = budget.now() - begin
     marks = sorted({max(1, round(share * steps)) for share in SNAPSHOTS})
     best, kept, model = float("inf"), 0, copy.deepcopy(trainer.model)
@@ -86,7 +89,7 @@ def train(config: TrainConfig, domains: Mapping[str, Domain], judged: tuple[Tens
             criterion = patch_distance(_translated(trainer, judged[0]), judged[1]).item()
             if criterion < best:
                 best, kept, model = criterion, trainer.step, copy.deepcopy(trainer.model)
-    return Result(model.translate, trainer.step, kept, used, best)
+    return Result(model.translate, starts, trainer.step, kept, used, best)
 
 
 def judged_frames(domains: Mapping[str, Domain]) -> tuple[Tensor, Tensor]:
@@ -101,8 +104,11 @@ def _translated(trainer: Trainer, clips: Tensor) -> Tensor:
     return trainer.model.translate(clips.to(trainer.device)).flatten(0, 1)
 
 
-def _affordable_steps(config: TrainConfig, domains: Mapping[str, Domain], budget: Budget) -> int:
-    """Steps that fit into the budget, by a short run whose every step does all that a later one may."""
+def _affordable(config: TrainConfig, domains: Mapping[str, Domain], budget: Budget) -> tuple[int, int]:
+    """Starts and steps that fit into the budget, by a short run whose every step does all that a later one may.
+
+    There are as many starts as config asks for while they leave the rest of the run its share of the steps.
+    """
     every = config.rl.rollout_every if config.rl.weight else 1
     probed = changed(config, loss__cycle_from=0.0, rl__critic_warmup=0)
     trainer = Trainer(probed, domains)
@@ -111,5 +117,6 @@ def _affordable_steps(config: TrainConfig, domains: Mapping[str, Domain], budget
     while count % every or count == 0 or budget.now() - begin < 60 * budget.minutes * _PROBE:
         trainer.iterate()
         count += 1
-    spent = config.starts * config.start_steps if config.starts > 1 else 0
-    return max(1, int(60 * budget.minutes * count / (budget.now() - begin)) - spent)
+    total = int(60 * budget.minutes * count / (budget.now() - begin))
+    starts = max(1, min(config.starts, int(_STARTING * total / config.start_steps)))
+    return starts, max(1, total - (starts * config.start_steps if starts > 1 else 0))
