@@ -97,15 +97,14 @@ def _count(x: Tensor) -> int:
     return x.numel() // max(x.shape[1], 1)
 
 
-# A fused operator costs more before it starts than PyTorch's own: with fewer numbers than these in x it was measured to
-# be slower, with and without gradients (docs/performance.md). GPUs were not measured.
-_WORTHWHILE, _WORTHWHILE_FORWARD = 2**16, 2**15
+# A fused operator costs more before it starts than PyTorch's own: with fewer numbers in x it was measured to be slower
+# (docs/performance.md). GPUs were not measured.
+_WORTHWHILE = 2**17
 
 
 def is_small(x: Tensor) -> bool:
     """Whether PyTorch's own kernels were measured to be faster on tensors of this size."""
-    training = torch.is_grad_enabled() and x.requires_grad
-    return x.device.type == "cpu" and x.numel() < (_WORTHWHILE if training else _WORTHWHILE_FORWARD)
+    return x.device.type == "cpu" and x.numel() < _WORTHWHILE
 
 
 def _route(op: str, backend: str, x: Tensor, *norms: Normalization, skip: Tensor | None = None) -> str:

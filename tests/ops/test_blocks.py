@@ -55,9 +55,9 @@ def test_causal_conv3d_names_what_does_not_fit():
 @pytest.mark.parametrize(
     ("side", "gradient", "backend", "fused"),
     [
-        (32, True, "auto", False),
+        (60, True, "auto", False),
         (64, True, "auto", True),
-        (32, False, "auto", True),
+        (64, False, "auto", True),
         (16, False, "auto", False),
         (16, True, "cpp", True),
         (64, True, "reference", False),
