@@ -63,8 +63,7 @@ def convlstm(
     refusals = {"triton": lambda: triton_refusal(x), "cpp": lambda: _cpp_refusal(x, peephole, lengths)}
     chosen = choose("convlstm", backend, refusals)
     if chosen == "cpp" and x.device.type == "cpu":
-        pixels = x.shape[0] * x.shape[1] * x.shape[3] * x.shape[4]
-        return _sequence(x, weight, bias, h0, c0, exact or pixels <= _DIRECT_PIXELS, memory)
+        return _sequence(x, weight, bias, h0, c0, exact, memory)
     h0, c0 = _initial_state(x, weight, h0, c0)
     if chosen == "triton":
         return convlstm_sequence_triton(x, weight, bias, h0, c0, peephole, lengths, memory, cuda_graph=cuda_graph)
@@ -78,11 +77,6 @@ def check_memory(memory: str) -> str:
     if memory not in MEMORY:
         raise ValueError(f"memory must be one of {', '.join(MEMORY)}; got {memory!r}")
     return memory
-
-
-# Winograd's algorithm transforms the weights anew in every call: for so few pixels of all frames together the direct
-# one was measured to be faster (docs/performance.md).
-_DIRECT_PIXELS = 256
 
 
 def _sequence(
