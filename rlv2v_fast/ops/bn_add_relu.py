@@ -76,14 +76,19 @@ def _measure(x: Tensor | None, norm: Norm | None) -> Statistics:
 
 def _check(x: Tensor, skip: Tensor, norm: Norm, again: Norm | None) -> None:
     check_clip(x)
-    check_norm("norm", norm, x)
     height, width = x.shape[3:]
     low = (*x.shape[:3], height // 2, width // 2)
     if skip.shape != x.shape and (skip.shape != low or height % 2 or width % 2):
         halved = "" if height % 2 or width % 2 else f" or {tuple(low)}"
         raise ValueError(f"skip must have shape {tuple(x.shape)}{halved}; got {tuple(skip.shape)}")
+    check_operands(x, skip, norm, again)
+
+
+def check_operands(x: Tensor, skip: Tensor, norm: Norm, again: Norm | None) -> None:
+    """ValueError unless skip has the dtype and device of x, and both normalizations fit x and one another."""
     if skip.dtype != x.dtype or skip.device != x.device:
         raise ValueError(f"skip must be {x.dtype} on {x.device} like x; got {skip.dtype} on {skip.device}")
+    check_norm("norm", norm, x)
     if again is not None:
         check_norm("again", again, x)
         if again.per_frame != norm.per_frame:

@@ -13,7 +13,6 @@ from rlv2v_fast.ops.bn import (
     arguments,
     bn_refusal,
     check_clip,
-    check_norm,
     dense,
     empty_statistics,
     like,
@@ -21,7 +20,7 @@ from rlv2v_fast.ops.bn import (
     second_derivatives,
     statistics,
 )
-from rlv2v_fast.ops.bn_add_relu import Statistics, found
+from rlv2v_fast.ops.bn_add_relu import Statistics, check_operands, found
 from rlv2v_fast.ops.bn_stats import bn_stats
 from rlv2v_fast.ops.schemas import LIBRARY
 from rlv2v_fast.reference.blocks import pool_reference
@@ -82,12 +81,7 @@ def _check(x: Tensor, skip: Tensor, norm: Norm, again: Norm) -> None:
         raise ValueError(f"x must have H and W of at least 2; got {tuple(x.shape)}")
     if skip.shape != x.shape:
         raise ValueError(f"skip must have shape {tuple(x.shape)}; got {tuple(skip.shape)}")
-    if skip.dtype != x.dtype or skip.device != x.device:
-        raise ValueError(f"skip must be {x.dtype} on {x.device} like x; got {skip.dtype} on {skip.device}")
-    check_norm("norm", norm, x)
-    check_norm("again", again, x)
-    if again.per_frame != norm.per_frame:
-        raise ValueError(f"again.per_frame must be that of norm, {norm.per_frame}; got {again.per_frame}")
+    check_operands(x, skip, norm, again)
 
 
 def _fwd_fake(
