@@ -95,6 +95,7 @@ def replay_calls(case: Case, backend: str, setting: Setting) -> Calls:
         next_position=torch.rand(count),
         domain=torch.zeros(count, dtype=torch.int64),
         done=torch.zeros(count, dtype=torch.bool),
+        outcome=torch.rand(count),
     )
     buffer = ReplayBuffer(1024, 3, shape)
     for _ in range(1024 // count):

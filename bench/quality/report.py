@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
-from bench.quality.score import Translate
+from bench.quality.score import Pair, Translate
 from rlv2v_fast.data.video import to_uint8
 
 # Score, heading, decimals.
@@ -19,7 +18,10 @@ COLUMNS = (
     ("psnr", "PSNR dB", 1),
     ("ssim", "SSIM", 2),
     ("lit_iou", "lit IoU", 2),
+    ("background", "background", 2),
+    ("digit_iou", "digit IoU", 2),
     ("temporal_error", "temporal error", 3),
+    ("warping_error", "warping error", 4),
     ("frechet", "Frechet", 0),
     ("kernel", "kernel", 2),
     ("criterion", "unpaired", 3),
@@ -50,10 +52,9 @@ def _cell(values: Sequence[float | None], digits: int) -> str:
     return f"{np.mean(known):.{digits}f}{spread}"
 
 
-def write_sheet(path: Path, translate: Translate, sources: Mapping[str, Tensor], truths: Mapping[str, Tensor]) -> None:
+def write_sheet(path: Path, translate: Translate, pairs: Sequence[Pair]) -> None:
     """Source, translation and truth (rows) of one frame of each of the first clips (columns), as a PNG."""
-    names = list(sources)[:_SHEET_CLIPS]
-    clips = [(sources[name], translate(sources[name]), truths[name]) for name in names]
+    clips = [(pair.source, translate(pair.source), pair.truth) for pair in pairs[:_SHEET_CLIPS]]
     frames = [torch.cat([clip[min(_SHEET_FRAME, len(clip) - 1)] for clip in column], dim=1) for column in clips]
     sheet = to_uint8(torch.cat(frames, dim=2).unsqueeze(0))[0]
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import copy
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from bench.quality.score import Translate
 from bench.quality.variants import changed
 from rlv2v_fast.data.clips import Domain
 from rlv2v_fast.metrics import patch_distance
+from rlv2v_fast.models.rlv2vgan import RLV2VGAN
 from rlv2v_fast.train.config import TrainConfig, resolve
 from rlv2v_fast.train.trainer import Trainer, started
 
@@ -42,27 +42,21 @@ class Budget:
 
 @dataclass(frozen=True)
 class Result:
-    """A trained translation, its starts, its steps, those it was kept at, the seconds used and the unpaired score."""
+    """A trained model, the trainer at the end of its run, its starts, its steps, those the model was kept at, the
+    seconds used, the unpaired score, and the median norms of the gradients."""
 
-    translate: Translate
+    model: RLV2VGAN
+    trainer: Trainer
     starts: int
     steps: int
     kept: int
     seconds: float
     criterion: float
-
-
-def open_domains(data: Path, k: int, config: TrainConfig) -> dict[str, Domain]:
-    """The unpaired training clips of data/train: all of the day and the first k of the night."""
-    opened = {"frames": config.frames, "size": config.size, "flip": config.flip}
-    return {
-        "x": Domain.open(data / "train/day", **opened),  # type: ignore[arg-type]
-        "y": Domain.open(data / "train/night", few_shot=k, argument="target", **opened),  # type: ignore[arg-type]
-    }
+    gradients: dict[str, float]
 
 
 def train(config: TrainConfig, domains: Mapping[str, Domain], judged: tuple[Tensor, Tensor], budget: Budget) -> Result:
-    """Train for the budget and return the translation whose unpaired score is best.
+    """Train for the budget and return the model whose unpaired score is best.
 
     The schedules of a run count steps, so the first trainer only measures how many the budget holds. Time spent on the
     unpaired score does not count.
@@ -80,16 +74,20 @@ def train(config: TrainConfig, domains: Mapping[str, Domain], judged: tuple[Tens
     used = budget.now() - begin
     marks = sorted({max(1, round(share * steps)) for share in SNAPSHOTS})
     best, kept, model = float("inf"), 0, copy.deepcopy(trainer.model)
+    gradients: dict[str, list[float]] = {"gradient_policy": [], "gradient_actor": []}
     while trainer.step < steps and used < 60 * budget.minutes:
         begin = budget.now()
-        trainer.iterate()
+        losses = trainer.iterate()
         used += budget.now() - begin
+        for name, norms in gradients.items():
+            norms += [losses[name]] if name in losses else []
         # A machine that grew slower ends the run before its last step.
         if trainer.step in marks or used >= 60 * budget.minutes:
             criterion = patch_distance(_translated(trainer, judged[0]), judged[1]).item()
             if criterion < best:
                 best, kept, model = criterion, trainer.step, copy.deepcopy(trainer.model)
-    return Result(model.translate, starts, trainer.step, kept, used, best)
+    typical = {name: statistics.median(norms) for name, norms in gradients.items() if norms}
+    return Result(model, trainer, starts, trainer.step, kept, used, best, typical)
 
 
 def judged_frames(domains: Mapping[str, Domain]) -> tuple[Tensor, Tensor]:

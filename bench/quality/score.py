@@ -1,14 +1,20 @@
-"""Scores of a translation on aligned pairs, and the translations without training that it has to beat."""
+"""Scores of a translation on aligned pairs, and the translations without training that it has to beat.
+
+Every score is a mean over the clips; `None` stands for one whose optional package is missing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bench.quality.flow import Motion
 from rlv2v_fast.data.clips import find_videos
 from rlv2v_fast.data.video import read_frames, to_tensor
 from rlv2v_fast.metrics import (
@@ -24,7 +30,10 @@ from rlv2v_fast.metrics import (
     ssim,
     temporal_difference,
     temporal_error,
+    warping_error,
 )
+from rlv2v_fast.metrics.figure1 import background_accuracy, digit_iou
+from rlv2v_fast.train.demo import PALETTE
 
 # (T, 3, H, W) in [-1, 1] to the same.
 Translate = Callable[[Tensor], Tensor]
@@ -41,7 +50,16 @@ def read_clips(folder: Path, count: int | None = None) -> dict[str, Tensor]:
     return {path.stem: to_tensor(np.stack(list(read_frames(path)))) for path in paths}
 
 
-def baselines(targets: Sequence[Tensor]) -> dict[str, Translate]:
+@dataclass(frozen=True)
+class Pair:
+    """A clip and its true translation, (T, 3, H, W) in [-1, 1]; in Figure 1's task also where the digits are."""
+
+    source: Tensor
+    truth: Tensor
+    digits: Tensor | None = None
+
+
+def daynight_baselines(targets: Sequence[Tensor]) -> dict[str, Translate]:
     """Translations that need no training, fitted to the target clips."""
     moments, histogram, mean = fit_mean_std(targets), fit_histogram(targets), mean_frame(targets)
     return {
@@ -52,38 +70,76 @@ def baselines(targets: Sequence[Tensor]) -> dict[str, Translate]:
     }
 
 
-def score(
-    translate: Translate, sources: Mapping[str, Tensor], truths: Mapping[str, Tensor], features: Features | None
-) -> dict[str, float]:
-    """Means over the clips.
+def figure1_baselines(targets: Sequence[Tensor]) -> dict[str, Translate]:
+    """Translations that need no training, fitted to the target clips."""
+    moments = fit_mean_std(targets)
+    return {"identity": lambda clip: clip, "mean-std": lambda clip: mean_std_transfer(clip, *moments)}
+
+
+def score_clips(
+    translate: Translate, pairs: Sequence[Pair], features: Features | None, motion: Motion | None
+) -> dict[str, float | None]:
+    """What is asked of every translation.
 
     Args:
-        sources, truths: aligned clips of the same names.
-        features: for frechet and kernel, which compare the set of translated frames with the set of true ones; None
-            leaves the two out.
+        features: for frechet and kernel, which compare the set of translated frames with the set of true ones.
+        motion: for warping_error, with the optical flow of the source.
 
     Returns:
-        psnr (dB), ssim, lit_iou, temporal_error and temporal_difference (of values in [-1, 1]), frechet, kernel.
+        psnr (dB), ssim, temporal_error and temporal_difference (of values in [-1, 1]), warping_error (of values in
+        [0, 1]), frechet, kernel.
     """
-    translated = {name: translate(clip) for name, clip in sources.items()}
-    rows = [_clip_scores(translated[name], truths[name]) for name in sources]
-    scores = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    translated = [translate(pair.source) for pair in pairs]
+    rows = [_clip_scores(*both) for both in zip(translated, pairs, strict=True)]
+    scores: dict[str, float | None] = {**_mean(rows), "warping_error": None, "frechet": None, "kernel": None}
+    if motion is not None:
+        warped = [warping_error(video, *motion(pair.source)) for video, pair in zip(translated, pairs, strict=True)]
+        scores["warping_error"] = torch.stack(warped).mean().item()
     if features is not None:
-        found, true = (torch.cat([clip[::_FEATURE_STEP] for clip in clips.values()]) for clips in (translated, truths))
-        vectors = features(found), features(true)
+        clips = translated, [pair.truth for pair in pairs]
+        vectors = [features(torch.cat([clip[::_FEATURE_STEP] for clip in some])) for some in clips]
         scores["frechet"] = frechet_distance(*vectors).item()
         scores["kernel"] = kernel_distance(*vectors).item()
     return scores
 
 
-def _clip_scores(video: Tensor, truth: Tensor) -> dict[str, float]:
+def _clip_scores(video: Tensor, pair: Pair) -> dict[str, float]:
     return {
-        "psnr": psnr(video, truth).mean().item(),
-        "ssim": ssim(video, truth).mean().item(),
-        "lit_iou": lit_iou(video, truth).item(),
-        "temporal_error": temporal_error(video, truth).item(),
+        "psnr": psnr(video, pair.truth).mean().item(),
+        "ssim": ssim(video, pair.truth).mean().item(),
+        "temporal_error": temporal_error(video, pair.truth).item(),
         "temporal_difference": temporal_difference(video).item(),
     }
+
+
+def score_lights(translate: Translate, pairs: Sequence[Pair]) -> dict[str, float]:
+    """lit_iou."""
+    return _mean([{"lit_iou": lit_iou(translate(pair.source), pair.truth).item()} for pair in pairs])
+
+
+def score_figure1(translate: Translate, pairs: Sequence[Pair]) -> dict[str, Any]:
+    """digit_iou, and background, the share of frames whose background is nearest to its true colour.
+
+    background_at is that share for each position in the clip, the first frame's first.
+    """
+    shapes, right = [], []
+    for pair in pairs:
+        assert pair.digits is not None
+        video = translate(pair.source)
+        true = (torch.arange(len(video)) >= len(video) / 2).long()
+        shapes.append(digit_iou(video, pair.digits).item())
+        frames = zip(video.split(1), true.split(1), pair.digits.split(1), strict=True)
+        right.append([background_accuracy(*frame, PALETTE).item() for frame in frames])
+    by_position = np.mean(right, axis=0)
+    return {
+        "digit_iou": float(np.mean(shapes)),
+        "background": float(by_position.mean()),
+        "background_at": by_position.tolist(),
+    }
+
+
+def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
 def load_features() -> Features | None:

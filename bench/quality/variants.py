@@ -1,4 +1,4 @@
-"""What is compared: the ablation ladder of the paper, the preset for few videos, and that preset less one choice."""
+"""What is compared: the ablation ladder of the paper, remedies for its reinforcement learning, and the presets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 from rlv2v_fast.train.config import TrainConfig, load_config
 
-PRESET = "few-shot-cpu"
+Configs = dict[str, Callable[[], TrainConfig]]
+PRESET, FIGURE1 = "few-shot-cpu", "figure1-cpu"
 # Everything of ours off: the networks and losses of the paper with the authors' weights.
 PAPER = TrainConfig()
 
@@ -35,10 +36,46 @@ def _preset(**values: Any) -> Callable[[], TrainConfig]:
     return lambda: changed(load_config(PRESET), **values)
 
 
-VARIANTS: dict[str, Callable[[], TrainConfig]] = {
+def _figure1(**values: Any) -> Callable[[], TrainConfig]:
+    return lambda: changed(load_config(FIGURE1), **values)
+
+
+def _tuned(**values: Any) -> Callable[[], TrainConfig]:
+    """The paper's networks with the weights, steps and output of Figure 1's preset, which get further in minutes."""
+    day = {"size": 64, "frames": 16, "window": 4, "flip": True, "precision": "bf16"}
+    return _figure1(**day, **values)
+
+
+# What each of the field's remedies changes.
+REMEDIES: dict[str, dict[str, Any]] = {
+    "no gradient": {"rl__weight": 1e-9},
+    "normalized rewards": {"rl__normalize": True},
+    "Monte Carlo targets": {"rl__target": "monte_carlo"},
+    "4 critic steps of 1e-3": {"rl__critic_steps": 4, "optim__lr_critic": 1e-3},
+    "twin critics": {"rl__critics": 2, "rl__smoothing": 0.1},
+    "longer warm-up": {"rl__critic_warmup": 200},
+    "late": {"rl__first_step": 200},
+    "all": {
+        "rl__normalize": True,
+        "rl__target": "monte_carlo",
+        "rl__critic_steps": 4,
+        "optim__lr_critic": 1e-3,
+        "rl__critics": 2,
+        "rl__critic_warmup": 200,
+    },
+    "all, weight 1": {},
+}
+REMEDIES["all, weight 1"] = {**REMEDIES["all"], "rl__weight": 1.0}
+
+
+DAYNIGHT: Configs = {
     "Recycle-GAN": _paper(rl__weight=0.0, loss__video=0.0),
     "+ video loss": _paper(rl__weight=0.0),
     "+ RL (the paper's system)": _paper(),
+    "tuned Recycle-GAN": _tuned(rl__weight=0.0, loss__video=0.0),
+    "tuned + video loss": _tuned(rl__weight=0.0),
+    "tuned + RL": _tuned(),
+    "tuned + RL, all": _tuned(**REMEDIES["all"]),
     "few-shot": _preset(),
     "few-shot, paper's generator": _preset(network__generator="unet", network__width=16),
     "few-shot, paper's discriminator": _preset(network__discriminator="pooling", network__width=16),
@@ -54,4 +91,11 @@ VARIANTS: dict[str, Callable[[], TrainConfig]] = {
     "few-shot + ReCycle": _preset(loss__recurrent=1.0, loss__recycle=1.0, loss__cycle=0.0, network__width=16, window=4),
     "few-shot + video loss": _preset(loss__video=1.0, window=None, optim__batch_size=1),
     "few-shot + RL": _preset(rl__weight=0.1, rl__rollout_every=8, network__width=16, window=4),
+}
+
+FIGURE1_VARIANTS: Configs = {
+    "Recycle-GAN": _figure1(rl__weight=0.0, loss__video=0.0),
+    "+ video loss": _figure1(rl__weight=0.0),
+    "+ RL": _figure1(),
+    **{f"+ RL, {name}": _figure1(**values) for name, values in REMEDIES.items()},
 }

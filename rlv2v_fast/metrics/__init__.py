@@ -12,7 +12,7 @@ from rlv2v_fast.metrics.frame import psnr, ssim
 from rlv2v_fast.metrics.frechet import frechet_distance, kernel_distance
 from rlv2v_fast.metrics.lit import lit_iou, lit_pixels
 from rlv2v_fast.metrics.patches import patch_distance
-from rlv2v_fast.metrics.video import temporal_difference, temporal_error
+from rlv2v_fast.metrics.video import temporal_difference, temporal_error, warping_error
 
 __all__ = [
     "fit_histogram",
@@ -30,4 +30,5 @@ __all__ = [
     "ssim",
     "temporal_difference",
     "temporal_error",
+    "warping_error",
 ]

@@ -43,3 +43,29 @@ class QNetwork(nn.Module):
         plane = position.to(window.dtype)[:, None, None, None, None].expand_as(window[:, :, :1])
         features = self.trunk(torch.cat([window, plane], dim=2).transpose(1, 2))
         return self.head(torch.relu(self.hidden(features)).mean(dim=(2, 3, 4))).squeeze(1)
+
+
+class QEnsemble(nn.Module):
+    """Several Q-networks that start from different weights; the lowest value counts, against overestimation.
+
+    Args:
+        count: networks.
+        The others are those of QNetwork.
+
+    Source: Fujimoto et al. 2018, "Addressing Function Approximation Error in Actor-Critic Methods".
+    """
+
+    def __init__(
+        self, count: int, width: int, channels: int = 3, *, norm: str = "batch", backend: str = "auto"
+    ) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(QNetwork(width, channels, norm=norm, backend=backend) for _ in range(count))
+
+    def forward(self, state: Tensor, action: Tensor, position: Tensor) -> Tensor:
+        """The lowest of the members' values, (B,); arguments as of QNetwork."""
+        return torch.stack([member(state, action, position) for member in self.members]).amin(0)
+
+
+def q_members(critic: nn.Module) -> list[nn.Module]:
+    """The Q-networks that a critic is made of."""
+    return list(critic.members) if isinstance(critic, QEnsemble) else [critic]

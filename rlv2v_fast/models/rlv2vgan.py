@@ -19,7 +19,7 @@ from rlv2v_fast.models.discriminator import Discriminator
 from rlv2v_fast.models.generator import OUTPUTS, START, STRIDE, Generator
 from rlv2v_fast.models.local import LocalGenerator, PatchDiscriminator
 from rlv2v_fast.models.predictor import Predictor
-from rlv2v_fast.models.q_network import QNetwork
+from rlv2v_fast.models.q_network import QEnsemble, QNetwork
 from rlv2v_fast.nn.average import soft_update
 from rlv2v_fast.nn.norm import NORMS
 
@@ -40,14 +40,15 @@ class ModelConfig:
     """What fixes the shape of every tensor of the model.
 
     width: channels of the first level. channels: of a frame. norm: "batch" (the paper's) or "instance" (per frame).
-    critics: whether the Q-networks exist. generator: "unet" (the paper's) or "local". discriminator: "pooling" (the
-    paper's) or "patch". output: of generators and predictors, "tanh" (the paper's) or "gain".
+    critics: Q-networks of each domain, 0 for none; of several the lowest value counts. generator: "unet" (the paper's)
+    or "local". discriminator: "pooling" (the paper's) or "patch". output: of generators and predictors, "tanh" (the
+    paper's) or "gain".
     """
 
     width: int = 16
     channels: int = 3
     norm: str = "batch"
-    critics: bool = True
+    critics: int = 1
     generator: str = "unet"
     discriminator: str = "pooling"
     output: str = "tanh"
@@ -57,6 +58,9 @@ class ModelConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InputError(f"{name} must be a positive integer; got {value!r}")
+        # Models saved when this was a bool say true or false.
+        if not isinstance(self.critics, int) or self.critics < 0:
+            raise InputError(f"critics must be an integer, at least 0; got {self.critics!r}")
         if self.norm not in NORMS:
             raise InputError(f"norm must be one of {', '.join(NORMS)}; got {self.norm!r}")
         for name, known in (("generator", GENERATORS), ("discriminator", DISCRIMINATORS), ("output", OUTPUTS)):
@@ -92,7 +96,7 @@ class RLV2VGAN(nn.Module):
             (self.discriminators, DISCRIMINATORS[c.discriminator]),
         ]
         if c.critics:
-            groups.append((self.critics, QNetwork))
+            groups.append((self.critics, QNetwork if c.critics == 1 else partial(QEnsemble, c.critics)))
         for group_index, (group, network) in enumerate(groups):
             for domain_index, domain in enumerate(DOMAINS):
                 with torch.random.fork_rng(devices=[]):

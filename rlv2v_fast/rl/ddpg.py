@@ -1,6 +1,7 @@
-"""The critic's temporal-difference target, and the deterministic policy gradient.
+"""The critic's targets, and the deterministic policy gradient.
 
-Source: Lillicrap et al. 2015 (DDPG), with the policy a mixture of two deterministic candidates.
+Source: Lillicrap et al. 2015 (DDPG), with the policy a mixture of two deterministic candidates; Fujimoto et al. 2018
+(TD3) for the noise on target actions.
 """
 
 from __future__ import annotations
@@ -33,10 +34,31 @@ def td_target(
     *,
     gamma: float,
     sigma2: float,
+    scale: float = 1.0,
+    noise: Callable[[Tensor], Tensor] = lambda action: action,
 ) -> Tensor:
-    """y = r + gamma (1 - done) sum_k pi_k Q'_d(s', a'_k), (N,), for transitions all of one domain."""
-    value = mixture_value(target_critic, target_policy, domain, batch.next_state, batch.next_position, sigma2)
-    return batch.reward + gamma * (~batch.done) * value
+    """y = r / scale + gamma (1 - done) sum_k pi_k Q'_d(s', noise(a'_k)), (N,), for transitions all of one domain."""
+
+    def critic(state: Tensor, action: Tensor, position: Tensor) -> Tensor:
+        return target_critic(state, noise(action), position)
+
+    value = mixture_value(critic, target_policy, domain, batch.next_state, batch.next_position, sigma2)
+    return batch.reward / scale + gamma * (~batch.done) * value
+
+
+def clipped_noise(action: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
+    """action in [-1, 1] plus normal noise that is cut off at twice its deviation; the sum stays in [-1, 1]."""
+    drawn = torch.randn(action.shape, generator=generator).clamp(-2, 2) * deviation
+    return (action + drawn.to(action)).clamp(-1, 1)
+
+
+def explained_variance(value: Tensor, outcome: Tensor) -> float:
+    """1 - Var(outcome - value) / Var(outcome): 1 for a perfect critic, 0 for a constant one, negative for a worse one.
+
+    NaN where all outcomes are equal. Both (N,).
+    """
+    spread = outcome.var(correction=0)
+    return (1 - (outcome - value).var(correction=0) / spread).item() if spread > 0 else float("nan")
 
 
 def critic_loss(critic: Critic, batch: Transitions, target: Tensor) -> Tensor:

@@ -11,10 +11,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Transitions:
-    """N transitions (s, a, r, s', a_true, position, domain, done); s' is s shifted by one with a appended.
+    """N transitions (s, a, r, s', a_true, position, domain, done, outcome); s' is s shifted by one with a appended.
 
     state: (N, p, C, H, W) float in [-1, 1]. action, true_action: (N, C, H, W). reward: (N,). position: (N,) in [0, 1],
     index of the action's frame over the clip's length. domain: (N,) int64, 0 for x and 1 for y. done: (N,) bool.
+    outcome: (N,), the discounted sum of the rewards from this one to its clip's last.
     """
 
     state: Tensor
@@ -25,6 +26,7 @@ class Transitions:
     next_position: Tensor
     domain: Tensor
     done: Tensor
+    outcome: Tensor
 
     @property
     def next_state(self) -> Tensor:
@@ -67,7 +69,7 @@ class ReplayBuffer:
         gib: memory bound on the frames in GiB; lowers the capacity where p+2 frames each would need more.
     """
 
-    _SCALARS = ("reward", "position", "next_position", "domain", "done")
+    _SCALARS = ("reward", "position", "next_position", "domain", "done", "outcome")
 
     def __init__(self, capacity: int, state_frames: int, frame_shape: tuple[int, int, int], gib: float = 1.0) -> None:
         c, h, w = frame_shape
@@ -81,6 +83,7 @@ class ReplayBuffer:
         self.next_position = torch.empty(self.capacity)
         self.domain = torch.empty(self.capacity, dtype=torch.int64)
         self.done = torch.empty(self.capacity, dtype=torch.bool)
+        self.outcome = torch.empty(self.capacity)
         self.filled = 0
         self.cursor = 0
 

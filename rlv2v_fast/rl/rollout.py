@@ -6,7 +6,7 @@ for frame t, is compared with x_t, and becomes the newest frame of the next stat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -79,6 +79,14 @@ def step_reward(
     return -(l_g + weight * (truth - action).abs().flatten(1).mean(1))
 
 
+def discounted(rewards: Sequence[Tensor], gamma: float) -> list[Tensor]:
+    """For each step of a clip, r_t + gamma r_{t+1} + gamma^2 r_{t+2} + .. to the last."""
+    outcomes: list[Tensor] = []
+    for reward in reversed(rewards):
+        outcomes.append(reward + gamma * outcomes[-1] if outcomes else reward)
+    return outcomes[::-1]
+
+
 @torch.no_grad()
 def rollout(
     clips: Mapping[str, Tensor],
@@ -89,6 +97,7 @@ def rollout(
     weights: RewardWeights,
     sigma2: float,
     generator: torch.Generator,
+    gamma: float = 1.0,
     critics: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] | None = None,
     epsilon: float = 1.0,
 ) -> Transitions:
@@ -102,6 +111,7 @@ def rollout(
         weights: of the reward.
         sigma2: probability of candidate 2 under the behaviour.
         generator: CPU generator of the choices.
+        gamma: discount of the outcomes.
         critics: with these, the candidate of higher value is taken with probability 1 - epsilon.
         epsilon: probability of drawing from (1 - sigma2, sigma2) instead.
 
@@ -115,6 +125,7 @@ def rollout(
         batch, frames = clip.shape[:2]
         state = first_state(clip[:, 0], state_frames)
         taken = [clip[:, 0]]
+        steps: list[dict[str, Tensor]] = []
         for t in range(1, frames):
             position = clip.new_full((batch,), t / frames)
             first, second = policy.candidates(domain, state)
@@ -135,17 +146,19 @@ def rollout(
                 scale = torch.where(use_second, weights.recycle, weights.recurrent)
                 judge, kind, style = discriminators[domain], weights.kind, weights.style
                 reward = step_reward(judge, state, action, clip[:, t], scale, kind, style)
-            parts.append(
-                Transitions(
-                    state=state,
-                    action=action,
-                    true_action=clip[:, t],
-                    reward=reward.float(),
-                    position=position,
-                    next_position=clip.new_full((batch,), min(t + 1, frames - 1) / frames),
-                    domain=torch.full((batch,), index, device=clip.device),
-                    done=torch.full((batch,), done, device=clip.device),
-                )
+            steps.append(
+                {
+                    "state": state,
+                    "action": action,
+                    "true_action": clip[:, t],
+                    "reward": reward.float(),
+                    "position": position,
+                    "next_position": clip.new_full((batch,), min(t + 1, frames - 1) / frames),
+                    "domain": torch.full((batch,), index, device=clip.device),
+                    "done": torch.full((batch,), done, device=clip.device),
+                }
             )
             state = torch.cat([state[:, 1:], action.unsqueeze(1)], dim=1)
+        outcomes = discounted([step["reward"] for step in steps], gamma)
+        parts += [Transitions(**step, outcome=outcome) for step, outcome in zip(steps, outcomes, strict=True)]
     return Transitions.concatenate(parts)

@@ -69,7 +69,11 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class RLConfig:
-    """Reinforcement learning (Figure 3); weight=0 leaves all of it out."""
+    """Reinforcement learning (Figure 3); weight=0 leaves all of it out.
+
+    The fields from target to first_step are remedies of the field, off in the paper's algorithm; docs/results.md has
+    what each does here.
+    """
 
     weight: float = 0.1
     """Weight of the policy gradient."""
@@ -85,10 +89,22 @@ class RLConfig:
     """Discount."""
     tau: float = 0.001
     """Step of the target networks towards the trained ones."""
+    target: Literal["td", "monte_carlo"] = "td"
+    """What critics are fitted to: a reward and the target networks' value of the next state, or the clip's return."""
+    normalize: bool = False
+    """Divide all rewards by a running standard deviation of the clips' returns."""
+    critics: int = 1
+    """Q-networks of each domain; of several, the lowest value counts (TD3)."""
+    smoothing: float = 0.0
+    """Standard deviation of noise on the frames that targets value, cut off at twice it (TD3), in units of [-1, 1]."""
+    critic_steps: int = 1
+    """Critic updates for a rollout, each on a minibatch of its own."""
+    first_step: int = 0
+    """Iterations before the first rollout; until then there is no reinforcement learning and no cost of it."""
     rollout_every: int = 4
     """Iterations from one rollout, critic step and policy-gradient step to the next."""
     critic_warmup: int = 50
-    """Iterations before the first policy-gradient step."""
+    """Iterations from the first rollout to the first policy-gradient step."""
     batch_size: int = 8
     """Transitions in a minibatch."""
     capacity: int = 10_000
@@ -100,9 +116,10 @@ class RLConfig:
         _require("rl.weight", self.weight, "at least 0", self.weight >= 0)
         for name in ("sigma1", "sigma2", "epsilon", "gamma", "tau"):
             _require(f"rl.{name}", getattr(self, name), "in [0, 1]", 0 <= getattr(self, name) <= 1)
-        for name in ("state_frames", "rollout_every", "batch_size", "capacity"):
+        for name in ("state_frames", "rollout_every", "batch_size", "capacity", "critics", "critic_steps"):
             _require(f"rl.{name}", getattr(self, name), "at least 1", getattr(self, name) >= 1)
-        _require("rl.critic_warmup", self.critic_warmup, "at least 0", self.critic_warmup >= 0)
+        for name in ("critic_warmup", "first_step", "smoothing"):
+            _require(f"rl.{name}", getattr(self, name), "at least 0", getattr(self, name) >= 0)
         _require("rl.buffer_gib", self.buffer_gib, "above 0", self.buffer_gib > 0)
 
 

@@ -28,6 +28,8 @@ SOURCE_CLIPS, TARGET_CLIPS = 200, 40
 # Scenes are drawn from seeds; training uses lists that start with the run's seed, so these are never trained on.
 TEST_SCENES = range(1_000_000, 1_000_008)
 COLUMNS = 8
+# What a background may be taken for: blue, red or the source's black.
+PALETTE = torch.tensor([BLUE, RED, (0, 0, 0)], dtype=torch.float32) / 127.5 - 1
 
 
 def run_demo(out: Path, *, minutes: float = 4.0, seed: int = 0, quiet: bool = False) -> dict[str, dict[str, float]]:
@@ -83,7 +85,6 @@ def _methods(model: RLV2VGAN, fitted: tuple[Tensor, Tensor], source: Tensor) -> 
 
 
 def _score(model: RLV2VGAN, fitted: tuple[Tensor, Tensor], frames: int, size: int) -> dict[str, dict[str, float]]:
-    palette = torch.tensor([BLUE, RED, (0, 0, 0)], dtype=torch.float32) / 127.5 - 1
     background = (torch.arange(frames) >= frames / 2).long()
     totals: dict[str, dict[str, float]] = {}
     for scene in TEST_SCENES:
@@ -94,7 +95,7 @@ def _score(model: RLV2VGAN, fitted: tuple[Tensor, Tensor], frames: int, size: in
                 "PSNR dB": psnr(video, truth).mean(),
                 "SSIM": ssim(video, truth).mean(),
                 "temporal error": temporal_error(video, truth),
-                "background": background_accuracy(video, background, digits, palette),
+                "background": background_accuracy(video, background, digits, PALETTE),
                 "digit IoU": digit_iou(video, digits),
             }
             row = totals.setdefault(name, dict.fromkeys(scores, 0.0))

@@ -9,15 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlv2v_fast.models.q_network import q_members
 from rlv2v_fast.models.rlv2vgan import DOMAINS, RLV2VGAN
 from rlv2v_fast.nn.average import soft_update
 from rlv2v_fast.nn.norm import evaluating
-from rlv2v_fast.rl.ddpg import actor_loss, by_domain, critic_loss, td_target
+from rlv2v_fast.rl.ddpg import actor_loss, by_domain, clipped_noise, critic_loss, explained_variance, td_target
 from rlv2v_fast.rl.replay import ReplayBuffer, Transitions
 from rlv2v_fast.rl.rollout import Policy, RewardWeights, rollout
 from rlv2v_fast.train.config import TrainConfig
-from rlv2v_fast.train.distributed import seed_offset
+from rlv2v_fast.train.distributed import average_numbers, seed_offset
 from rlv2v_fast.train.steps import Losses, Networks, frozen
+
+# Of the running deviation of returns, a rollout: it remembers some twenty.
+_DECAY, _LEAST_DEVIATION = 0.95, 1e-3
 
 
 class Reinforcement:
@@ -40,43 +44,70 @@ class Reinforcement:
         self.weights = RewardWeights(
             config.loss.recurrent, config.loss.recycle, config.loss.video, config.loss.adversarial, config.loss.style
         )
+        # Running deviation of the returns of a rollout; none has been seen yet.
+        self.deviation: float | None = None
 
-    def collect(self, real: Mapping[str, Tensor]) -> Transitions:
-        """Roll the policy out over clips, store the transitions, and draw the minibatch of this iteration."""
-        model, rl = self.model, self.config
-        with evaluating(*self._policy_modules(), model.discriminators, model.critics):
-            fresh = rollout(
-                real,
-                self._policy(),
-                self.networks.discriminators,
-                state_frames=rl.state_frames,
-                weights=self.weights,
-                sigma2=rl.sigma2,
-                generator=self.random,
-                critics=self.networks.critics,
-                epsilon=rl.epsilon,
-            )
-        replayed = bool(torch.rand((), generator=self.random) < rl.sigma1) and len(self.buffer) > 0
-        source: ReplayBuffer | Transitions = self.buffer if replayed else fresh
-        batch = self._draw(source)
+    @property
+    def scale(self) -> float:
+        """What rewards are divided by."""
+        return self.deviation if self.config.normalize and self.deviation is not None else 1.0
+
+    def collect(self, real: Mapping[str, Tensor]) -> list[Transitions]:
+        """Roll the policy out over clips, store the transitions, and draw this iteration's minibatches."""
+        fresh = self._roll(real, self.random)
+        batches = [self._draw(fresh) for _ in range(self.config.critic_steps)]
         self.buffer.add(fresh)
-        return batch.to(fresh.reward.device)
+        if self.config.normalize:
+            self._note_deviation(fresh)
+        return batches
+
+    def examine(self, clips: Mapping[str, Tensor]) -> dict[str, float]:
+        """How well the critics know clips they were not fitted to, and the size of what they see.
+
+        Args:
+            clips: (B, T, C, H, W) of "x" and "y". One rollout of each is drawn, always the same.
+
+        Returns:
+            For each domain d: reward_d, the mean reward of a step that is not a clip's last, final_reward_d, that of
+            the last, return_std_d, the standard deviation of the discounted returns, value_d, the critics' mean value,
+            and explained_variance_d, of the returns by the values (rl.ddpg.explained_variance).
+        """
+        found = self._roll(clips, torch.Generator().manual_seed(0))
+        report: dict[str, float] = {}
+        for domain, part in by_domain(found).items():
+            with torch.no_grad(), evaluating(self.model.critics):
+                critic = self.networks.critics[domain]
+                value = critic(part.state, part.action, part.position).float() * self.scale
+            report |= {
+                f"reward_{domain}": part.reward[~part.done].mean().item(),
+                f"final_reward_{domain}": part.reward[part.done].mean().item(),
+                f"return_std_{domain}": part.outcome.std().item(),
+                f"value_{domain}": value.mean().item(),
+                f"explained_variance_{domain}": explained_variance(value, part.outcome),
+            }
+        return report
 
     def critic_losses(self, batch: Transitions) -> Losses:
-        """Step 4: mean squared temporal-difference error of each domain's critic."""
-        target_policy = Policy(_mapping(self.targets["generators"]), _mapping(self.targets["predictors"]))
+        """Step 4: mean squared error of each domain's critics, one after the other and summed."""
         losses: Losses = {}
         for domain, part in by_domain(batch).items():
-            goal = td_target(
-                part,
-                domain,
-                _mapping(self.targets["critics"])[domain],
-                target_policy,
-                gamma=self.config.gamma,
-                sigma2=self.config.sigma2,
-            )
-            losses[f"critic_{domain}"] = critic_loss(self.networks.critics[domain], part, goal)
+            goal = self._goal(part, domain)
+            members = q_members(_mapping(self.model.critics)[domain])
+            losses[f"critic_{domain}"] = torch.stack([critic_loss(q, part, goal) for q in members]).sum()
         return losses
+
+    def _goal(self, part: Transitions, domain: str) -> Tensor:
+        """(N,): what the critics should have said of transitions of one domain."""
+        rl = self.config
+        if rl.target == "monte_carlo":
+            return part.outcome / self.scale
+
+        def noise(action: Tensor) -> Tensor:
+            return clipped_noise(action, rl.smoothing, self.random) if rl.smoothing else action
+
+        policy = Policy(_mapping(self.targets["generators"]), _mapping(self.targets["predictors"]))
+        critic = _mapping(self.targets["critics"])[domain]
+        return td_target(part, domain, critic, policy, gamma=rl.gamma, sigma2=rl.sigma2, scale=self.scale, noise=noise)
 
     def actor_losses(self, batch: Transitions) -> Losses:
         """Step 5: the policy-gradient loss of generators and predictors; critics frozen, statistics frozen."""
@@ -90,11 +121,12 @@ class Reinforcement:
             soft_update(self.targets[name], getattr(self.model, name), self.config.tau)
 
     def state_dict(self) -> dict[str, Any]:
-        """Targets, replay buffer and random stream."""
+        """Targets, replay buffer, random stream and the returns' deviation."""
         return {
             "targets": self.targets.state_dict(),
             "buffer": self.buffer.state_dict(),
             "random": self.random.get_state(),
+            "deviation": self.deviation,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -102,6 +134,30 @@ class Reinforcement:
         self.targets.load_state_dict(state["targets"])
         self.buffer.load_state_dict(state["buffer"])
         self.random.set_state(state["random"])
+        self.deviation = state["deviation"]
+
+    def _roll(self, clips: Mapping[str, Tensor], generator: torch.Generator) -> Transitions:
+        model, rl = self.model, self.config
+        with evaluating(*self._policy_modules(), model.discriminators, model.critics):
+            return rollout(
+                clips,
+                self._policy(),
+                self.networks.discriminators,
+                state_frames=rl.state_frames,
+                weights=self.weights,
+                sigma2=rl.sigma2,
+                generator=generator,
+                gamma=rl.gamma,
+                critics=self.networks.critics,
+                epsilon=rl.epsilon,
+            )
+
+    def _note_deviation(self, fresh: Transitions) -> None:
+        """Move the running deviation towards the newest one; rewards change as the discriminators learn."""
+        # All processes must divide by one number.
+        found = average_numbers({"deviation": fresh.outcome.std(correction=0).item()})["deviation"]
+        before = found if self.deviation is None else self.deviation
+        self.deviation = max(_DECAY * before + (1 - _DECAY) * found, _LEAST_DEVIATION)
 
     def _policy(self) -> Policy:
         return Policy(self.networks.generators, self.networks.predictors)
@@ -109,11 +165,12 @@ class Reinforcement:
     def _policy_modules(self) -> tuple[nn.Module, nn.Module]:
         return self.model.generators, self.model.predictors
 
-    def _draw(self, source: ReplayBuffer | Transitions) -> Transitions:
-        if isinstance(source, ReplayBuffer):
-            return source.sample(self.config.batch_size, self.random)
-        index = torch.randint(len(source), (self.config.batch_size,), generator=self.random)
-        return source[index.to(source.reward.device)]
+    def _draw(self, fresh: Transitions) -> Transitions:
+        """A minibatch of the newest transitions, or with probability sigma1 of earlier ones."""
+        count, device = self.config.batch_size, fresh.reward.device
+        if bool(torch.rand((), generator=self.random) < self.config.sigma1) and len(self.buffer) > 0:
+            return self.buffer.sample(count, self.random).to(device)
+        return fresh[torch.randint(len(fresh), (count,), generator=self.random).to(device)]
 
 
 def _mapping(modules: nn.Module) -> dict[str, nn.Module]:

@@ -65,7 +65,7 @@ class Trainer:
         architecture = ModelConfig(
             width=network.width,
             norm=network.norm,
-            critics=config.rl.weight > 0,
+            critics=config.rl.critics if config.rl.weight else 0,
             generator=network.generator,
             discriminator=network.discriminator,
             output=network.output,
@@ -99,8 +99,9 @@ class Trainer:
             fake = translate_both(self.networks, real)
         losses = self._update_discriminators(real, fake)
         losses |= self._update_policy(real, fake)
-        if self.reinforcement is not None and self.step % self.config.rl.rollout_every == 0:
-            losses |= self._reinforce(self.reinforcement, real)
+        since = self.step - self.config.rl.first_step
+        if self.reinforcement is not None and since >= 0 and since % self.config.rl.rollout_every == 0:
+            losses |= self._reinforce(self.reinforcement, real, acting=since >= self.config.rl.critic_warmup)
         distributed.average_buffers(self.model)
         if self.reinforcement is not None:
             self.reinforcement.update_targets()
@@ -208,29 +209,32 @@ class Trainer:
             losses = policy_losses(
                 self.networks, real, fake, self.config.loss, self.augment_random, self._cycle_weight()
             )
-            self._descend(self.policy_optimizer, losses)
+            losses["gradient_policy"] = self._descend(self.policy_optimizer, losses)
         return losses
 
-    def _reinforce(self, reinforcement: Reinforcement, real: Mapping[str, Tensor]) -> Losses:
+    def _reinforce(self, reinforcement: Reinforcement, real: Mapping[str, Tensor], *, acting: bool) -> Losses:
         assert self.critic_optimizer is not None
         with self._autocast():
-            batch = reinforcement.collect(real)
-            losses = reinforcement.critic_losses(batch)
-        self._descend(self.critic_optimizer, losses)
-        if self.step >= self.config.rl.critic_warmup:
+            batches = reinforcement.collect(real)
+        for batch in batches:
             with self._autocast():
-                actor = reinforcement.actor_losses(batch)
-            self._descend(self.policy_optimizer, actor)
-            losses |= actor
+                losses = reinforcement.critic_losses(batch)
+            self._descend(self.critic_optimizer, losses)
+        if acting:
+            with self._autocast():
+                actor = reinforcement.actor_losses(batches[-1])
+            losses |= actor | {"gradient_actor": self._descend(self.policy_optimizer, actor)}
         return losses
 
-    def _descend(self, optimizer: torch.optim.Optimizer, losses: Losses) -> None:
+    def _descend(self, optimizer: torch.optim.Optimizer, losses: Losses) -> Tensor:
+        """One step down the sum of losses; the norm of its gradient, a scalar, before that was limited."""
         optimizer.zero_grad(set_to_none=True)
         torch.stack([loss.float() for loss in losses.values()]).sum().backward()
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         distributed.average_gradients(parameters)
-        torch.nn.utils.clip_grad_norm_(parameters, self.config.optim.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.optim.clip_norm)
         optimizer.step()
+        return norm
 
     def _finite(self, losses: Losses) -> dict[str, float]:
         values = torch.stack([loss.detach().float() for loss in losses.values()]).tolist()

@@ -1,20 +1,23 @@
 """The quality harness on made-up clips: rows, resuming, tables and sheets."""
 
+import itertools
 import json
 
 import numpy as np
 import pytest
 import torch
 
-from bench.quality.__main__ import main
+from bench.quality.__main__ import main, told, trained
+from bench.quality.flow import load_motion
 from bench.quality.report import summary
-from bench.quality.runs import Budget, judged_frames, open_domains, train
-from bench.quality.score import baselines, read_clips, score
-from bench.quality.variants import VARIANTS, changed
+from bench.quality.runs import Budget, judged_frames, train
+from bench.quality.tasks import DayNight, Figure1
+from bench.quality.variants import DAYNIGHT, FIGURE1_VARIANTS, changed
 from rlv2v_fast.data.writer import VideoWriter
-from rlv2v_fast.train.config import TrainConfig
+from rlv2v_fast.metrics import warping_error
+from rlv2v_fast.train.config import TrainConfig, load_config
 
-TINY = {"frames": 2, "size": 16, "network__width": 2, "device": "cpu", "precision": "fp32", "rl__weight": 0.0}
+TINY = {"frames": 2, "window": 2, "size": 16, "network__width": 2, "device": "cpu", "precision": "fp32"}
 
 
 @pytest.fixture(scope="module")
@@ -36,29 +39,81 @@ def data(tmp_path_factory):
     return root
 
 
-def test_every_variant_is_a_config_and_only_one_is_the_preset():
-    configs = {name: make() for name, make in VARIANTS.items()}
+@pytest.mark.parametrize("variants", [DAYNIGHT, FIGURE1_VARIANTS])
+def test_every_variant_of_a_task_is_another_config(variants):
+    configs = {name: make() for name, make in variants.items()}
     assert len({repr(config) for config in configs.values()}) == len(configs)
-    assert configs["+ RL (the paper's system)"] == TrainConfig()
+
+
+def test_the_plain_variants_are_the_papers_system_and_the_presets():
+    assert DAYNIGHT["+ RL (the paper's system)"]() == TrainConfig()
+    assert DAYNIGHT["few-shot"]() == load_config("few-shot-cpu")
+    assert FIGURE1_VARIANTS["+ RL"]() == load_config("figure1-cpu")
 
 
 def test_scores_of_the_truth_are_perfect_and_baselines_ignore_the_pairs(data):
-    day, night = read_clips(data / "val/day"), read_clips(data / "val/night")
-    truth = iter(night.values())
-    perfect = score(lambda clip: next(truth), day, night, lambda frames: frames.mean(dim=(2, 3)))
+    task = DayNight(data, features=lambda frames: frames.mean(dim=(2, 3)), motion=None)
+    truth = itertools.cycle(pair.truth for pair in task.pairs)
+    perfect = task.scores(lambda clip: next(truth))
     assert (perfect["ssim"], perfect["lit_iou"], perfect["temporal_error"]) == (pytest.approx(1), 1, 0)
     assert perfect["frechet"] == pytest.approx(0, abs=1e-6)
-    for translate in baselines(list(read_clips(data / "train/night", 2).values())).values():
-        assert score(translate, day, night, None)["psnr"] < 30
+    assert perfect["warping_error"] is None
+    for translate in task.baselines(2).values():
+        assert task.scores(translate)["psnr"] < 30
+
+
+def test_figure_1_asks_for_the_background_of_each_half_and_for_the_digits():
+    task = Figure1(None, None)
+    truths = iter([pair.truth for pair in task.pairs] * 2)
+    perfect = task.scores(lambda clip: next(truths))
+    assert perfect["background_at"] == [1.0] * 8
+    assert perfect["digit_iou"] > 0.9
+    # Blue all along is right in the first half only.
+    blue = task.scores(lambda clip: torch.tensor([-1.0, -1.0, 1.0])[:, None, None].expand_as(clip))
+    assert (blue["background_at"], blue["background"], blue["digit_iou"]) == ([1.0] * 4 + [0.0] * 4, 0.5, 0.0)
+
+
+def test_optical_flow_finds_a_shift_and_warping_by_it_leaves_no_error():
+    motion = load_motion()
+    if motion is None:
+        pytest.skip("needs opencv-python-headless")
+    # A smooth texture that moves two pixels to the right from frame to frame.
+    x, y = torch.meshgrid(torch.arange(48.0), torch.arange(32.0), indexing="xy")
+    texture = [torch.sin((x - 2 * t) / 3) * torch.cos((x - 2 * t) / 5 + y / 4) for t in range(3)]
+    clip = torch.stack(texture)[:, None].expand(-1, 3, -1, -1)
+    flow, visible = motion(clip)
+    middle = flow[:, :, 8:-8, 8:-8]
+    assert middle[:, 0].mean().item() == pytest.approx(-2, abs=0.1)
+    assert middle[:, 1].abs().mean() < 0.1
+    assert visible[:, 8:-8, 8:-8].float().mean() > 0.95
+    assert warping_error(clip, flow, visible) < 0.1 * warping_error(clip, torch.zeros_like(flow), visible)
+
+
+def tiny_task(data):
+    """DayNight with one variant that trains at once."""
+    task = DayNight(data, None, None)
+    config = changed(DAYNIGHT["tuned + RL"](), **TINY, rl__rollout_every=2, rl__critic_warmup=0)
+    object.__setattr__(task, "variants", {"tiny": lambda: config})
+    return task
 
 
 def test_training_fills_its_budget_and_keeps_the_weights_with_the_best_unpaired_score(data):
-    config = changed(VARIANTS["few-shot"](), **TINY, starts=2, start_steps=1, few_shot=2, quiet=True)
-    domains = open_domains(data, 2, config)
+    task = tiny_task(data)
+    config = changed(task.variants["tiny"](), rl__weight=0.0, starts=2, start_steps=1, few_shot=2, quiet=True)
+    domains = task.domains(config, 2)
     result = train(config, domains, judged_frames(domains), Budget(0.02, "cpu"))
     assert 1 <= result.kept <= result.steps
     assert result.seconds < 3
-    assert result.translate(torch.zeros(2, 3, 16, 16)).shape == (2, 3, 16, 16)
+    assert result.model.translate(torch.zeros(2, 3, 16, 16)).shape == (2, 3, 16, 16)
+
+
+def test_a_trained_row_tells_both_directions_and_what_the_critics_know(data):
+    task = tiny_task(data)
+    key = {"variant": "tiny", "k": 2, "seed": 0, "minutes": 0.02, "clock": "cpu"}
+    row = told(trained(key, task), task)
+    assert row["back"]["psnr"] > 0
+    assert set(row["gradients"]) == {"gradient_policy", "gradient_actor"}
+    assert {"explained_variance_x", "explained_variance_y", "reward_x", "final_reward_y"} <= set(row["critics"])
 
 
 def test_a_row_found_in_the_file_is_not_measured_again(data, tmp_path, capsys):
@@ -74,6 +129,13 @@ def test_a_row_found_in_the_file_is_not_measured_again(data, tmp_path, capsys):
     capsys.readouterr()
     assert main(["report", str(out)]) == 0
     assert "mean frame" in capsys.readouterr().out
+
+
+def test_a_variant_that_a_task_lacks_is_named(data):
+    with pytest.raises(SystemExit, match=r"--variant must be of .*'histogram'.* for daynight; got 'few-shots'"):
+        main(["run", "--data", str(data), "--variant", "few-shots"])
+    with pytest.raises(SystemExit, match="--data must name"):
+        main(["run"])
 
 
 def test_the_table_has_mean_and_spread_over_seeds_and_a_dash_for_what_was_not_measured():

@@ -24,6 +24,7 @@ def transitions() -> Callable[..., Transitions]:
             next_position=(reward + 1) / 100,
             domain=reward.long() % 2,
             done=reward.long() % 3 == 0,
+            outcome=reward / 2,
         )
 
     return make

@@ -25,6 +25,7 @@ def batch_of(states, actions, rewards, done, *, position=0.0, next_position=0.0,
         next_position=torch.full((count,), next_position),
         domain=torch.full((count,), domain),
         done=torch.tensor(done),
+        outcome=torch.tensor(rewards),
     )
 
 

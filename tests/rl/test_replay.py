@@ -82,7 +82,9 @@ def test_sampled_frames_are_within_half_a_level_of_those_stored():
     frames = torch.rand(1, 4, 3, 4, 4) * 2 - 1
     scalar = torch.zeros(1)
     buffer.add(
-        Transitions(frames[:, :2], frames[:, 2], frames[:, 3], scalar, scalar, scalar, scalar.long(), scalar.bool())
+        Transitions(
+            frames[:, :2], frames[:, 2], frames[:, 3], scalar, scalar, scalar, scalar.long(), scalar.bool(), scalar
+        )
     )
     sample = buffer.sample(1, stream())
     returned = torch.cat([sample.state, sample.action[:, None], sample.true_action[:, None]], dim=1)
