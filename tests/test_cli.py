@@ -88,9 +88,10 @@ def test_every_train_flag_reaches_the_configuration():
         "--optim.beta2": "0.4", "--optim.batch-size": "5", "--optim.clip-norm": "6", "--optim.ema": "0.7",
         "--window": "2", "--starts": "2", "--start-steps": "8", "--loss.style": "0.5", "--loss.cycle": "0.5",
         "--loss.cycle-from": "0.25", "--optim.lr-discriminator": "0.2", "--network.generator": "local",
-        "--network.discriminator": "patch", "--network.output": "gain",
+        "--network.discriminator": "patch", "--network.output": "gain", "--rl.target": "monte_carlo",
+        "--rl.critics": "2", "--rl.smoothing": "0.1", "--rl.critic-steps": "3", "--rl.first-step": "4",
     }  # fmt: skip
-    switches = ["--flip", "--compile", "--tensorboard", "--quiet", "--network.no-sync-norm", "--optim.decay"]
+    switches = ["--flip", "--compile", "--tensorboard", "--quiet", "--network.no-sync-norm", "--optim.decay", "--rl.normalize"]
     arguments = ["train", *(word for pair in flags.items() for word in pair), *switches, "--loss.augment", "cutout"]
     changed = cli.parse(arguments).run
     from rlv2v_fast.train.config import _flat, to_dict

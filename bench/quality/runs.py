@@ -70,7 +70,7 @@ def train(config: TrainConfig, domains: Mapping[str, Domain], judged: tuple[Tens
     config = resolve(config)
     starts, steps = _affordable(config, domains, budget)
     begin = budget.now()
-    trainer = started(changed(config, starts=starts, steps=steps), domains)
+    trainer, _ = started(changed(config, starts=starts, steps=steps), domains)
     used = budget.now() - begin
     marks = sorted({max(1, round(share * steps)) for share in SNAPSHOTS})
     best, kept, model = float("inf"), 0, copy.deepcopy(trainer.model)

@@ -7,7 +7,7 @@ other domain's clips. Each has discriminators of its own: common ones learned to
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,24 +33,33 @@ def start_configs(config: TrainConfig) -> list[TrainConfig]:
     return [dataclasses.replace(config, seed=seed, loss=loss) for seed in seeds]
 
 
-def adopt_best_start(trainer: Trainer, rivals: Iterable[Trainer]) -> None:
+def adopt_best_start(
+    trainer: Trainer, rivals: Iterable[Trainer], stepped: Callable[[], object] = lambda: None
+) -> dict[str, list[float]]:
     """Train the rivals for start_steps, one after the other, and give the trainer the best of their networks.
 
     Each direction's generator, with the discriminator it has played against, is chosen by itself. The same config and
     clips choose the same start.
+
+    Args:
+        stepped: called after each iteration of a rival.
+
+    Returns:
+        For each direction, the patch distance of every rival.
     """
     clips = judged_clips(trainer.config, trainer.domains)
-    nearest = dict.fromkeys(DIRECTIONS, float("inf"))
+    distances: dict[str, list[float]] = {direction: [] for direction in DIRECTIONS}
     for rival in rivals:
         for _ in range(trainer.config.start_steps):
             rival.iterate()
+            stepped()
         for direction, domain in DIRECTIONS.items():
-            distance = start_distance(rival, clips, direction)
-            if distance < nearest[direction]:
-                nearest[direction] = distance
+            distances[direction].append(start_distance(rival, clips, direction))
+            if distances[direction][-1] == min(distances[direction]):
                 for group in ("generators", "generators_ema", "discriminators"):
                     weights = getattr(rival.model, group)[domain].state_dict()
                     getattr(trainer.model, group)[domain].load_state_dict(weights)
+    return distances
 
 
 def judged_clips(config: TrainConfig, domains: Mapping[str, ClipSource]) -> dict[str, Tensor]:

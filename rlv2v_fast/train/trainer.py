@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from rlv2v_fast.errors import InputError
 from rlv2v_fast.models.rlv2vgan import DOMAINS, RLV2VGAN, ModelConfig
@@ -242,7 +244,7 @@ class Trainer:
         named = distributed.average_numbers(dict(zip(losses, values, strict=True)))
         for name, value in named.items():
             if not math.isfinite(value):
-                raise TrainingDivergedError(f"training diverged: the loss {name} is {value} at step {self.step}")
+                raise TrainingDivergedError(f"training diverged: {name} is {value} at step {self.step}")
         return named
 
     def _adam(self, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Adam:
@@ -266,12 +268,22 @@ class Trainer:
         return Networks(**wrapped)
 
 
-def started(config: TrainConfig, domains: Mapping[str, ClipSource]) -> Trainer:
-    """A trainer before its first step; where config.starts asks for several, one that goes on from the best of them."""
+def started(
+    config: TrainConfig, domains: Mapping[str, ClipSource], stepped: Callable[[], object] = lambda: None
+) -> tuple[Trainer, dict[str, list[float]]]:
+    """A trainer before its first step; where config.starts asks for several, one that goes on from the best of them.
+
+    Args:
+        stepped: called after each iteration of a start.
+
+    Returns:
+        The trainer, and for each direction the patch distance of every start, less being better; none without starts.
+    """
     trainer = Trainer(config, domains)
-    if config.starts > 1:
-        adopt_best_start(trainer, (Trainer(start, domains) for start in start_configs(config)))
-    return trainer
+    if config.starts == 1:
+        return trainer, {}
+    rivals = (Trainer(start, domains) for start in start_configs(config))
+    return trainer, adopt_best_start(trainer, rivals, stepped)
 
 
 def fit(config: TrainConfig, domains: Mapping[str, ClipSource], *, resume: bool = False) -> Trainer:
@@ -280,15 +292,18 @@ def fit(config: TrainConfig, domains: Mapping[str, ClipSource], *, resume: bool 
     Raises:
         InputError: the folder cannot be used, or the run cannot be resumed as asked.
         TrainingDivergedError: a loss is NaN or infinite; the last checkpoint stays.
-        KeyboardInterrupt: after Ctrl-C, once the iteration has ended and been saved.
+        KeyboardInterrupt: after Ctrl-C, once the iteration has ended and been saved; at once, with nothing to save,
+            before the first.
     """
     assert config.out is not None
     run = config.out
     saved = distributed.from_first(lambda: _prepare(run, resume))
     begin = time.monotonic()
-    trainer = Trainer(config, domains) if saved is not None else started(config, domains)
     if saved is not None:
+        trainer = Trainer(config, domains)
         trainer.load(saved)
+    else:
+        trainer = _start(config, domains, run)
     log = _open_log(config, run, trainer.step) if distributed.rank() == 0 else None
     try:
         with _interruptible() as interrupted:
@@ -317,6 +332,17 @@ def fit(config: TrainConfig, domains: Mapping[str, ClipSource], *, resume: bool 
 def decay_share(progress: float) -> float:
     """What is left of an Adam step: 1 in the first half of a run, then evenly down to 0; progress in [0, 1)."""
     return min(1.0, 2 * (1 - progress))
+
+
+def _start(config: TrainConfig, domains: Mapping[str, ClipSource], run: Path) -> Trainer:
+    """started, with its progress shown and the distances of the starts written into run/starts.json."""
+    first = distributed.rank() == 0
+    total = config.starts * config.start_steps
+    with tqdm(total=total, desc="starts", unit="step", disable=config.quiet or not first or config.starts == 1) as bar:
+        trainer, distances = started(config, domains, bar.update)
+    if distances and first:
+        (run / "starts.json").write_text(json.dumps(distances) + "\n")
+    return trainer
 
 
 def _open_log(config: TrainConfig, run: Path, step: int) -> RunLog:

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlv2v_fast.models.q_network import QNetwork
+from rlv2v_fast.models.q_network import QEnsemble, QNetwork, q_members
 
 
 def inputs(batch=2, state_frames=3, channels=3, size=16, dtype=torch.float64):
@@ -118,3 +118,15 @@ def test_position_may_have_another_float_type(settled):
     critic = settled(QNetwork(2))
     state, action, position = inputs(dtype=torch.float32)
     assert torch.equal(critic(state, action, position.double()), critic(state, action, position))
+
+
+def test_an_ensemble_gives_the_lowest_of_its_members_values():
+    critic, given_inputs = QEnsemble(3, 2).double().eval(), inputs(batch=4)
+    every = torch.stack([member(*given_inputs) for member in q_members(critic)])
+    assert len(every) == 3
+    assert every.std(dim=0).min() > 0
+    assert torch.equal(critic(*given_inputs), every.amin(0))
+
+
+def test_a_single_network_is_its_only_member(critic):
+    assert q_members(critic) == [critic]

@@ -1,10 +1,19 @@
+import math
 from dataclasses import fields, replace
 
 import pytest
 import torch
 from torch import nn
 
-from rlv2v_fast.rl.ddpg import actor_loss, by_domain, critic_loss, mixture_value, td_target
+from rlv2v_fast.rl.ddpg import (
+    actor_loss,
+    by_domain,
+    clipped_noise,
+    critic_loss,
+    explained_variance,
+    mixture_value,
+    td_target,
+)
 from rlv2v_fast.rl.replay import Transitions
 from rlv2v_fast.rl.rollout import Policy
 
@@ -110,6 +119,32 @@ def test_td_target_carries_no_gradient():
     _, policy = scales(G_x=1, G_y=1, P_x=1, P_y=1)
     batch = batch_of([[0.1]], [0.3], [-1.0], [False])
     assert not td_target(batch, "x", Slope(2), policy, gamma=0.9, sigma2=0.5).requires_grad
+
+
+def test_td_target_divides_rewards_by_the_scale_and_values_noisy_actions():
+    batch = batch_of([[0.1], [0.4]], [0.3, 0.6], [-1.0, -2.0], [True, False])
+    target = td_target(
+        batch, "x", value, constant_policy(1.0, 1.0), gamma=0.5, sigma2=0.5, scale=4.0, noise=lambda a: a + 0.25
+    )
+    assert target.tolist() == pytest.approx([-0.25, -0.5 + 0.5 * (6 + 1.25)])
+
+
+def test_noise_on_actions_is_cut_off_and_keeps_them_in_range():
+    action = torch.full((10_000,), 0.5)
+    noisy = clipped_noise(action, 0.1, torch.Generator().manual_seed(0))
+    moved = noisy - action
+    # Float32 sums near 0.5 round by 6e-8; a normal cut off at two of its deviations has 0.959 of it.
+    assert moved.abs().max().item() == pytest.approx(0.2, abs=1e-6)
+    assert moved.std().item() == pytest.approx(0.1 * 0.959, rel=0.05)
+    assert clipped_noise(torch.ones(1000), 0.5, torch.Generator().manual_seed(0)).max() == 1
+
+
+def test_explained_variance_is_one_of_a_perfect_critic_and_zero_of_a_constant_one():
+    outcome = torch.tensor([1.0, 2.0, 4.0, 9.0])
+    assert explained_variance(outcome + 100, outcome) == pytest.approx(1)
+    assert explained_variance(torch.full((4,), 7.0), outcome) == pytest.approx(0)
+    assert explained_variance(-outcome, outcome) == pytest.approx(-3)
+    assert math.isnan(explained_variance(outcome, torch.ones(4)))
 
 
 def test_critic_loss_is_the_mean_squared_error_at_the_action_taken():

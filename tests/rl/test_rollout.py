@@ -149,6 +149,17 @@ def test_every_clip_gives_t_minus_1_transitions_with_their_positions_and_one_end
             assert steps.done.tolist() == [False] * (frames - 2) + [True]
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0])
+def test_outcomes_are_the_discounted_rewards_to_the_end_of_their_clip(gamma):
+    found = roll(gamma=gamma)
+    for domain in "xy":
+        for item in range(2):
+            steps = trajectory(found, domain, 2, item)
+            first, second, last = steps.reward.tolist()
+            expected = [first + gamma * (second + gamma * last), second + gamma * last, last]
+            assert steps.outcome.tolist() == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_clip_of_two_frames_is_one_final_transition():
     found = roll(clips(frames=2))
     assert len(found) == 4

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import torch
 
@@ -26,14 +27,15 @@ def test_each_start_has_its_own_seed_and_no_cycle_loss(config):
 
 def test_one_start_changes_nothing(config, domains):
     one = dataclasses.replace(several(config), starts=1)
-    found, expected = (t.model.state_dict() for t in (started(one, domains), Trainer(one, domains)))
+    found, expected = (t.model.state_dict() for t in (started(one, domains)[0], Trainer(one, domains)))
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_a_run_goes_on_from_the_start_nearest_to_the_target_in_each_direction(config, domains):
     config = several(config)
-    trainer = started(config, domains)
-    assert trainer.step == 0
+    steps = []
+    trainer, told = started(config, domains, lambda: steps.append(1))
+    assert (trainer.step, len(steps)) == (0, config.starts * config.start_steps)
     rivals = [Trainer(start, domains) for start in start_configs(config)]
     for rival in rivals:
         for _ in range(config.start_steps):
@@ -42,6 +44,7 @@ def test_a_run_goes_on_from_the_start_nearest_to_the_target_in_each_direction(co
     for direction, domain in (("x2y", "y"), ("y2x", "x")):
         distances = [start_distance(rival, clips, direction) for rival in rivals]
         assert start_distance(trainer, clips, direction) == min(distances)
+        assert told[direction] == distances
         best = rivals[distances.index(min(distances))].model
         for group in ("generators", "generators_ema", "discriminators"):
             chosen = getattr(trainer.model, group)[domain].state_dict()
@@ -52,4 +55,7 @@ def test_a_run_with_several_starts_is_reproducible(config, domains):
     config = several(config)
     again = dataclasses.replace(config, out=config.out.with_name("again"))
     first, second = (fit(each, domains).model.state_dict() for each in (config, again))
+    written = [json.loads((each.out / "starts.json").read_text()) for each in (config, again)]
+    assert written[0] == written[1]
+    assert [len(distances) for distances in written[0].values()] == [2, 2]
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -1,0 +1,84 @@
+"""The reinforcement learning part of a run: its schedule, its targets and its scale."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from rlv2v_fast.models.q_network import q_members
+from rlv2v_fast.rl.ddpg import by_domain
+from rlv2v_fast.train.trainer import Trainer
+
+
+def trainer_with(config, domains, **rl):
+    return Trainer(dataclasses.replace(config, rl=dataclasses.replace(config.rl, **rl)), domains)
+
+
+def clips(domains, count=2):
+    random = torch.Generator().manual_seed(3)
+    return {domain: domains[domain].batch(random, count) for domain in ("x", "y")}
+
+
+def test_there_is_no_rollout_before_the_first_step_and_the_warm_up_counts_from_it(config, domains):
+    trainer = trainer_with(config, domains, first_step=2, rollout_every=1, critic_warmup=2)
+    rows = [trainer.iterate() for _ in range(5)]
+    assert [any(name.startswith("critic") for name in row) for row in rows] == [False, False, True, True, True]
+    assert ["actor" in row for row in rows] == [False, False, False, False, True]
+
+
+def test_every_rollout_has_as_many_critic_updates_as_asked_for(config, domains):
+    trainer = trainer_with(config, domains, critic_steps=3, rollout_every=1, batch_size=32)
+    trainer.iterate()
+    # Of 32 transitions some are of each domain, so that both critics learn each time.
+    assert {state["step"].item() for state in trainer.critic_optimizer.state.values()} == {3}
+
+
+def test_monte_carlo_targets_are_the_outcomes(config, domains):
+    reinforcement = trainer_with(config, domains, target="monte_carlo").reinforcement
+    for domain, part in by_domain(reinforcement.collect(clips(domains))[0]).items():
+        assert torch.equal(reinforcement._goal(part, domain), part.outcome)
+
+
+def test_normalized_rewards_are_divided_by_the_running_deviation_of_the_returns(config, domains):
+    reinforcement = trainer_with(config, domains, normalize=True, target="monte_carlo").reinforcement
+    assert reinforcement.scale == 1
+    first = reinforcement._roll(clips(domains), torch.Generator().manual_seed(0))
+    reinforcement._note_deviation(first)
+    assert reinforcement.scale == pytest.approx(first.outcome.std(correction=0).item())
+    reinforcement._note_deviation(dataclasses.replace(first, outcome=3 * first.outcome))
+    # A twentieth of the way.
+    assert reinforcement.scale == pytest.approx(1.1 * first.outcome.std(correction=0).item())
+    part = by_domain(first)["x"]
+    assert torch.equal(reinforcement._goal(part, "x"), part.outcome / reinforcement.scale)
+
+
+def test_each_of_two_critics_learns_and_the_lower_one_counts(config, domains):
+    trainer = trainer_with(config, domains, critics=2, rollout_every=1, critic_warmup=0)
+    before = [m.head.weight.clone() for m in q_members(trainer.model.critics["x"])]
+    for _ in range(2):
+        trainer.iterate()
+    after = [m.head.weight for m in q_members(trainer.model.critics["x"])]
+    assert not torch.equal(before[0], before[1])
+    assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_an_examination_repeats_changes_nothing_and_names_each_domain(config, domains):
+    trainer = trainer_with(config, domains, rollout_every=1)
+    trainer.iterate()
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    random, held = trainer.reinforcement.random.get_state(), len(trainer.reinforcement.buffer)
+    first, second = (trainer.reinforcement.examine(clips(domains)) for _ in range(2))
+    assert first == second
+    names = ("reward", "final_reward", "return_std", "value", "explained_variance")
+    assert set(first) == {f"{name}_{domain}" for name in names for domain in "xy"}
+    assert first["explained_variance_x"] <= 1
+    assert all(torch.equal(before[name], tensor) for name, tensor in trainer.model.state_dict().items())
+    assert torch.equal(random, trainer.reinforcement.random.get_state())
+    assert len(trainer.reinforcement.buffer) == held
+
+
+def test_gradient_norms_of_the_policy_and_the_actor_are_told(config, domains):
+    trainer = trainer_with(config, domains, rollout_every=1, critic_warmup=0)
+    row = trainer.iterate()
+    assert row["gradient_policy"] > 0
+    assert row["gradient_actor"] > 0
