@@ -91,7 +91,8 @@ def test_every_train_flag_reaches_the_configuration():
         "--network.discriminator": "patch", "--network.output": "gain", "--rl.target": "monte_carlo",
         "--rl.critics": "2", "--rl.smoothing": "0.1", "--rl.critic-steps": "3", "--rl.first-step": "4",
     }  # fmt: skip
-    switches = ["--flip", "--compile", "--tensorboard", "--quiet", "--network.no-sync-norm", "--optim.decay", "--rl.normalize"]
+    switches = ["--flip", "--compile", "--tensorboard", "--quiet", "--network.no-sync-norm", "--optim.decay"]
+    switches.append("--rl.normalize")
     arguments = ["train", *(word for pair in flags.items() for word in pair), *switches, "--loss.augment", "cutout"]
     changed = cli.parse(arguments).run
     from rlv2v_fast.train.config import _flat, to_dict

@@ -129,7 +129,7 @@ def read_rows(paths: Sequence[Path]) -> list[Row]:
 
 
 def report(options: argparse.Namespace) -> int:
-    """Print the table of means and spreads over the seeds."""
+    """Print tables of means and spreads over the seeds."""
     print(summary(read_rows(options.rows)))
     return 0
 

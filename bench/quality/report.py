@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from PIL import Image
 from bench.quality.score import Pair, Translate
 from rlv2v_fast.data.video import to_uint8
 
+Row = Mapping[str, Any]
 # Score, heading, decimals.
-COLUMNS = (
+SCORES = (
     ("psnr", "PSNR dB", 1),
     ("ssim", "SSIM", 2),
     ("lit_iou", "lit IoU", 2),
@@ -26,22 +27,79 @@ COLUMNS = (
     ("kernel", "kernel", 2),
     ("criterion", "unpaired", 3),
 )
+BACK = (("psnr", "back PSNR dB", 1), ("ssim", "back SSIM", 2))
+CRITICS = (
+    ("explained_variance_x", "explained x", 2),
+    ("explained_variance_y", "explained y", 2),
+    ("explained_within_x", "within x", 2),
+    ("explained_within_y", "within y", 2),
+    ("reward_y", "reward y", 2),
+    ("final_reward_y", "final reward y", 2),
+    ("return_std_y", "return deviation y", 2),
+    ("value_y", "value y", 2),
+)
 _SHEET_CLIPS, _SHEET_FRAME = 8, 8
 
 
-def summary(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: a line for each variant and k, mean and, where there are several seeds, standard deviation."""
-    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+def summary(rows: Sequence[Row]) -> str:
+    """Markdown tables of mean and, where there are several seeds, standard deviation, for each task of the rows.
+
+    The scores; the background's colour by position in the clip, where rows have it; what the critics know, likewise.
+    """
+    tables = []
+    for task in dict.fromkeys(row["task"] for row in rows):
+        groups = _grouped([row for row in rows if row["task"] == task])
+        tables.append(_table(task, groups, ["seeds", "steps", *_headings(SCORES), *_headings(BACK)], _scores))
+        positioned = {key: group for key, group in groups.items() if "background_at" in group[0]}
+        if positioned:
+            frames = len(next(iter(positioned.values()))[0]["background_at"])
+            tables.append(_table(task, positioned, [f"frame {t + 1}" for t in range(frames)], _positions))
+        examined = {key: group for key, group in groups.items() if "critics" in group[0]}
+        if examined:
+            tables.append(_table(task, examined, ["actor's share", *_headings(CRITICS)], _critics))
+    return "\n\n".join(tables)
+
+
+def _headings(columns: Sequence[tuple[str, str, int]]) -> list[str]:
+    return [heading for _, heading, _ in columns]
+
+
+def _grouped(rows: Sequence[Row]) -> dict[tuple[Any, ...], list[Row]]:
+    """Rows that differ by their seed only, in the order of k."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["k"], row["variant"], row["minutes"], row["clock"], row["threads"]), []).append(row)
-    headings = ["k", "variant", "minutes", "seeds", "steps", *(heading for _, heading, _ in COLUMNS)]
-    lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
-    for (k, variant, minutes, clock, threads), group in sorted(groups.items(), key=lambda item: item[0][0]):
+    return dict(sorted(groups.items(), key=lambda item: item[0][0]))
+
+
+def _table(
+    task: str,
+    groups: Mapping[tuple[Any, ...], Sequence[Row]],
+    headings: Sequence[str],
+    cells: Callable[[Sequence[Row]], list[str]],
+) -> str:
+    lines = [f"| {task}: k | variant | minutes | " + " | ".join(headings) + " |", "|---" * (3 + len(headings)) + "|"]
+    for (k, variant, minutes, clock, threads), group in groups.items():
         spent = "–" if not minutes else f"{minutes:g} {clock} x{threads}"
-        steps = f"{np.mean([row['steps'] for row in group]):.0f}"
-        cells = [_cell([row.get(name) for row in group], digits) for name, _, digits in COLUMNS]
-        lines.append("| " + " | ".join([str(k), variant, spent, str(len(group)), steps, *cells]) + " |")
+        lines.append("| " + " | ".join([str(k), variant, spent, *cells(group)]) + " |")
     return "\n".join(lines)
+
+
+def _scores(group: Sequence[Row]) -> list[str]:
+    there = [_cell([row.get(name) for row in group], digits) for name, _, digits in SCORES]
+    back = [_cell([row.get("back", {}).get(name) for row in group], digits) for name, _, digits in BACK]
+    return [str(len(group)), f"{np.mean([row['steps'] for row in group]):.0f}", *there, *back]
+
+
+def _positions(group: Sequence[Row]) -> list[str]:
+    return [_cell(list(shares), 2) for shares in zip(*(row["background_at"] for row in group), strict=True)]
+
+
+def _critics(group: Sequence[Row]) -> list[str]:
+    """The actor's share is that of its gradient's norm in the sum of its own and the other losses' of the policy."""
+    norms = [(row["gradients"].get("gradient_actor", 0.0), row["gradients"]["gradient_policy"]) for row in group]
+    share = _cell([actor / (actor + policy) for actor, policy in norms], 4)
+    return [share, *(_cell([row["critics"][name] for row in group], digits) for name, _, digits in CRITICS)]
 
 
 def _cell(values: Sequence[float | None], digits: int) -> str:

@@ -61,6 +61,13 @@ def explained_variance(value: Tensor, outcome: Tensor) -> float:
     return (1 - (outcome - value).var(correction=0) / spread).item() if spread > 0 else float("nan")
 
 
+def less_mean_at(position: Tensor, numbers: Tensor) -> Tensor:
+    """numbers less the mean of those with the same position, both (N,): what time alone does not tell."""
+    _, index = position.unique(return_inverse=True)
+    count = index.bincount()
+    return numbers - (numbers.new_zeros(len(count)).index_add(0, index, numbers) / count)[index]
+
+
 def critic_loss(critic: Critic, batch: Transitions, target: Tensor) -> Tensor:
     """Scalar mean (Q_d(s, a) - y)^2."""
     return (critic(batch.state, batch.action, batch.position) - target).square().mean()

@@ -13,7 +13,15 @@ from rlv2v_fast.models.q_network import q_members
 from rlv2v_fast.models.rlv2vgan import DOMAINS, RLV2VGAN
 from rlv2v_fast.nn.average import soft_update
 from rlv2v_fast.nn.norm import evaluating
-from rlv2v_fast.rl.ddpg import actor_loss, by_domain, clipped_noise, critic_loss, explained_variance, td_target
+from rlv2v_fast.rl.ddpg import (
+    actor_loss,
+    by_domain,
+    clipped_noise,
+    critic_loss,
+    explained_variance,
+    less_mean_at,
+    td_target,
+)
 from rlv2v_fast.rl.replay import ReplayBuffer, Transitions
 from rlv2v_fast.rl.rollout import Policy, RewardWeights, rollout
 from rlv2v_fast.train.config import TrainConfig
@@ -70,7 +78,8 @@ class Reinforcement:
         Returns:
             For each domain d: reward_d, the mean reward of a step that is not a clip's last, final_reward_d, that of
             the last, return_std_d, the standard deviation of the discounted returns, value_d, the critics' mean value,
-            and explained_variance_d, of the returns by the values (rl.ddpg.explained_variance).
+            explained_variance_d, of the returns by the values (rl.ddpg.explained_variance), and explained_within_d, the
+            same of what both are above their means at a position in the clip, which time alone does not explain.
         """
         found = self._roll(clips, torch.Generator().manual_seed(0))
         report: dict[str, float] = {}
@@ -84,6 +93,9 @@ class Reinforcement:
                 f"return_std_{domain}": part.outcome.std().item(),
                 f"value_{domain}": value.mean().item(),
                 f"explained_variance_{domain}": explained_variance(value, part.outcome),
+                f"explained_within_{domain}": explained_variance(
+                    less_mean_at(part.position, value), less_mean_at(part.position, part.outcome)
+                ),
             }
         return report
 

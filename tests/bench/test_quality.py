@@ -9,7 +9,7 @@ import torch
 
 from bench.quality.__main__ import main, told, trained
 from bench.quality.flow import load_motion
-from bench.quality.report import summary
+from bench.quality.report import CRITICS, summary
 from bench.quality.runs import Budget, judged_frames, train
 from bench.quality.tasks import DayNight, Figure1
 from bench.quality.variants import DAYNIGHT, FIGURE1_VARIANTS, changed
@@ -139,6 +139,25 @@ def test_a_variant_that_a_task_lacks_is_named(data):
 
 
 def test_the_table_has_mean_and_spread_over_seeds_and_a_dash_for_what_was_not_measured():
-    row = {"k": 8, "variant": "few-shot", "minutes": 4.0, "clock": "cpu", "threads": 1, "steps": 10, "ssim": 0.5}
+    row = {
+        "task": "daynight",
+        "k": 8,
+        "variant": "few-shot",
+        "minutes": 4.0,
+        "clock": "cpu",
+        "threads": 1,
+        "steps": 10,
+        "ssim": 0.5,
+    }
     table = summary([{**row, "psnr": 18.0}, {**row, "psnr": 20.0}])
     assert "| 8 | few-shot | 4 cpu x1 | 2 | 10 | 19.0 ± 1.4 | 0.50 ± 0.00 | – |" in table
+    assert "frame 1" not in table
+
+
+def test_positions_and_critics_have_tables_of_their_own():
+    critics = {name: 0.25 for name, _, _ in CRITICS}
+    norms = {"gradient_actor": 1.0, "gradient_policy": 3.0}
+    row = {"task": "figure1", "k": 40, "variant": "+ RL", "minutes": 2.0, "clock": "cpu", "threads": 1, "steps": 10}
+    table = summary([{**row, "background_at": [1.0, 0.5], "critics": critics, "gradients": norms}])
+    assert "| 40 | + RL | 2 cpu x1 | 1.00 | 0.50 |" in table
+    assert "| 40 | + RL | 2 cpu x1 | 0.2500 | 0.25 |" in table

@@ -11,6 +11,7 @@ from rlv2v_fast.rl.ddpg import (
     clipped_noise,
     critic_loss,
     explained_variance,
+    less_mean_at,
     mixture_value,
     td_target,
 )
@@ -145,6 +146,11 @@ def test_explained_variance_is_one_of_a_perfect_critic_and_zero_of_a_constant_on
     assert explained_variance(torch.full((4,), 7.0), outcome) == pytest.approx(0)
     assert explained_variance(-outcome, outcome) == pytest.approx(-3)
     assert math.isnan(explained_variance(outcome, torch.ones(4)))
+
+
+def test_numbers_less_their_mean_at_a_position():
+    position, numbers = torch.tensor([0.5, 0.25, 0.5, 0.25]), torch.tensor([1.0, 10.0, 5.0, 10.0])
+    assert less_mean_at(position, numbers).tolist() == [-2, 0, 2, 0]
 
 
 def test_critic_loss_is_the_mean_squared_error_at_the_action_taken():

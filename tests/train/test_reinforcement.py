@@ -69,7 +69,7 @@ def test_an_examination_repeats_changes_nothing_and_names_each_domain(config, do
     random, held = trainer.reinforcement.random.get_state(), len(trainer.reinforcement.buffer)
     first, second = (trainer.reinforcement.examine(clips(domains)) for _ in range(2))
     assert first == second
-    names = ("reward", "final_reward", "return_std", "value", "explained_variance")
+    names = ("reward", "final_reward", "return_std", "value", "explained_variance", "explained_within")
     assert set(first) == {f"{name}_{domain}" for name in names for domain in "xy"}
     assert first["explained_variance_x"] <= 1
     assert all(torch.equal(before[name], tensor) for name, tensor in trainer.model.state_dict().items())
