@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -101,7 +102,8 @@ def measure(key: Row, options: argparse.Namespace, task: Task) -> Row:
 def trained(key: Row, task: Task) -> Result:
     config = changed(task.variants[key["variant"]](), seed=key["seed"], few_shot=key["k"], device="cpu", quiet=True)
     domains = task.domains(config, key["k"])
-    return train(config, domains, judged_frames(domains), Budget(key["minutes"], key["clock"]))
+    judged = judged_frames(domains) if task.selects else None
+    return train(config, domains, judged, Budget(key["minutes"], key["clock"]))
 
 
 def told(result: Result, task: Task) -> Row:
@@ -112,7 +114,7 @@ def told(result: Result, task: Task) -> Row:
         "steps": result.steps,
         "kept": result.kept,
         "seconds": round(result.seconds, 1),
-        "criterion": result.criterion,
+        "criterion": None if math.isnan(result.criterion) else result.criterion,
         "back": task.back_scores(lambda clip: result.model.translate(clip, "y2x")),
         "gradients": result.gradients,
         "config": to_dict(trainer.config),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -55,7 +56,9 @@ class Result:
     gradients: dict[str, float]
 
 
-def train(config: TrainConfig, domains: Mapping[str, Domain], judged: tuple[Tensor, Tensor], budget: Budget) -> Result:
+def train(
+    config: TrainConfig, domains: Mapping[str, Domain], judged: tuple[Tensor, Tensor] | None, budget: Budget
+) -> Result:
     """Train for the budget and return the model whose unpaired score is best.
 
     The schedules of a run count steps, so the first trainer only measures how many the budget holds. Time spent on the
@@ -64,7 +67,8 @@ def train(config: TrainConfig, domains: Mapping[str, Domain], judged: tuple[Tens
     Args:
         config: of the variant; steps is replaced.
         domains: "x" and "y".
-        judged: source clips (N, T, 3, H, W) and target frames (M, 3, H, W), both from training.
+        judged: source clips (N, T, 3, H, W) and target frames (M, 3, H, W), both from training; None keeps the last
+            model.
         budget: of training.
     """
     config = resolve(config)
@@ -83,8 +87,8 @@ def train(config: TrainConfig, domains: Mapping[str, Domain], judged: tuple[Tens
             norms += [losses[name]] if name in losses else []
         # A machine that grew slower ends the run before its last step.
         if trainer.step in marks or used >= 60 * budget.minutes:
-            criterion = patch_distance(_translated(trainer, judged[0]), judged[1]).item()
-            if criterion < best:
+            criterion = _criterion(trainer, judged)
+            if judged is None or criterion < best:
                 best, kept, model = criterion, trainer.step, copy.deepcopy(trainer.model)
     typical = {name: statistics.median(norms) for name, norms in gradients.items() if norms}
     return Result(model, trainer, starts, trainer.step, kept, used, best, typical)
@@ -98,8 +102,11 @@ def judged_frames(domains: Mapping[str, Domain]) -> tuple[Tensor, Tensor]:
     return source, target.flatten(0, 1)
 
 
-def _translated(trainer: Trainer, clips: Tensor) -> Tensor:
-    return trainer.model.translate(clips.to(trainer.device)).flatten(0, 1)
+def _criterion(trainer: Trainer, judged: tuple[Tensor, Tensor] | None) -> float:
+    if judged is None:
+        return math.nan
+    translated = trainer.model.translate(judged[0].to(trainer.device))
+    return patch_distance(translated.flatten(0, 1), judged[1]).item()
 
 
 def _affordable(config: TrainConfig, domains: Mapping[str, Domain], budget: Budget) -> tuple[int, int]:

@@ -42,6 +42,8 @@ class DayNight:
     motion: Motion | None
     name: ClassVar[str] = "daynight"
     variants: ClassVar[Configs] = DAYNIGHT
+    # Whether the unpaired score chooses among the weights of a run.
+    selects: ClassVar[bool] = True
 
     def domains(self, config: TrainConfig, k: int) -> dict[str, Domain]:
         """The unpaired training clips: all of the day and the first k of the night."""
@@ -82,6 +84,8 @@ class Figure1:
     size: int = 32
     name: ClassVar[str] = "figure1"
     variants: ClassVar[Configs] = FIGURE1_VARIANTS
+    # Patches do not know the time, and every background of one colour looks right to them.
+    selects: ClassVar[bool] = False
 
     def domains(self, config: TrainConfig, k: int) -> dict[str, Domain]:
         """As the demo: 200 source clips and, of other scenes, k target clips, by the seed of the run."""
