@@ -32,8 +32,8 @@ def upsample_conv(
     Args:
         x: (B, C, T, H, W). weight: (O, C, 3, 3, 3). bias: (O,) or None.
         history: (B, C, 2, H, W), the frames before x; None is zeros.
-        backend: "reference" upsamples and convolves; others, on a CPU in float32, use the transposed convolution where
-            it was measured to be faster.
+        backend: "reference" upsamples and convolves; others, on a CPU in float32 and bfloat16, use the transposed convolution
+            where it was measured to be faster.
 
     Returns:
         (B, O, T, 2H, 2W), and the history that the frames after x need.
@@ -56,14 +56,17 @@ def upsample_conv(
 
 def is_worthwhile(x: Tensor, weight: Tensor) -> bool:
     """Whether the transposed convolution was measured to be faster for such an input and kernel."""
-    if x.device.type != "cpu" or x.dtype != torch.float32:
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16):
         return False
     return x.numel() * weight.shape[0] >= _WORTHWHILE and x.numel() >= _PIXELS * x.shape[1]
 
 
 def _transposed(padded: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The transposed convolution of x with its two frames of history in front."""
-    taps = weight.new_tensor(_TAPS)
-    kernel = torch.einsum("ph,qw,octhw->cotpq", taps, taps, weight).flip(2)
+    # Summed in bfloat16, weights would be rounded twice.
+    precise = torch.promote_types(weight.dtype, torch.float32)
+    taps = weight.new_tensor(_TAPS, dtype=precise)
+    with torch.autocast(weight.device.type, enabled=False):
+        kernel = torch.einsum("ph,qw,octhw->cotpq", taps, taps, weight.to(precise)).flip(2).to(weight.dtype)
     # The padding crops what depends on frames outside, and the outermost row and column of each side.
     return F.conv_transpose3d(padded, kernel, bias, stride=(1, 2, 2), padding=(2, 1, 1))
