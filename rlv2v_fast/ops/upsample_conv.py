@@ -32,8 +32,8 @@ def upsample_conv(
     Args:
         x: (B, C, T, H, W). weight: (O, C, 3, 3, 3). bias: (O,) or None.
         history: (B, C, 2, H, W), the frames before x; None is zeros.
-        backend: "reference" upsamples and convolves; others, on a CPU in float32 and bfloat16, use the transposed convolution
-            where it was measured to be faster.
+        backend: "reference" upsamples and convolves; others, on a CPU in float32 and bfloat16, use the transposed
+            convolution where it was measured to be faster.
 
     Returns:
         (B, O, T, 2H, 2W), and the history that the frames after x need.
