@@ -1,7 +1,8 @@
-"""python -m bench.quality run --task figure1 | run --task daynight --data DIR | report FILE...
+"""python -m bench.quality run --task figure1 | run --task daynight --data DIR | score RUN... | report FILE...
 
-Trains every variant for the same time from k target videos, scores it on aligned pairs it never saw, and appends a
-JSON row. DIR holds train/day, train/night, val/day and val/night; only scoring reads val.
+run trains every variant for the same time from k target videos, scores it on aligned pairs it never saw, and appends a
+JSON row; score does so for finished runs of `rlv2v train`. DIR holds train/day, train/night, val/day and val/night;
+only scoring reads val.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from bench.quality.runs import CLOCKS, Budget, Result, judged_frames, train
 from bench.quality.score import NETWORK, Translate, load_features
 from bench.quality.tasks import DayNight, Figure1, Task
 from bench.quality.variants import changed
-from rlv2v_fast.train.config import to_dict
+from rlv2v_fast.models.rlv2vgan import RLV2VGAN
+from rlv2v_fast.train.checkpoint import checkpoints
+from rlv2v_fast.train.config import load_config, to_dict
 
 Row = dict[str, Any]
 # What makes a row the same measurement: one found in the file is not repeated.
@@ -39,12 +42,37 @@ def run(options: argparse.Namespace) -> int:
     for key in planned(options, task):
         if any(all(row.get(name) == key[name] for name in IDENTITY) for row in read_rows([options.out])):
             continue
-        row = {**environment(torch.device("cpu")), **key, **measure(key, options, task)}
-        with options.out.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        shown = {name: round(row[name], 4) if isinstance(row[name], float) else row[name] for name in SHOWN}
-        print(shown, flush=True)
+        append(options.out, {**environment(torch.device("cpu")), **key, **measure(key, options, task)})
     return 0
+
+
+def score(options: argparse.Namespace) -> int:
+    """Append a row for each finished run, its last weights scored."""
+    torch.set_num_threads(options.threads)
+    task = open_task(options)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    for run_folder in options.runs:
+        config = load_config(run_folder / "config.yaml")
+        model = RLV2VGAN.from_pretrained(checkpoints(run_folder)[-1])
+        # Starts write no rows, so the time of a run with several is not in its files.
+        key = {**NEVER_TRAINED, "task": task.name, "variant": options.name, "k": config.few_shot, "seed": config.seed}
+        if options.sheets is not None:
+            write_sheet(options.sheets / f"{task.name}_{run_folder.name}.png", model.translate, task.pairs)
+        how = {"starts": config.starts, "steps": config.steps, "config": to_dict(config)}
+        back = task.back_scores(lambda clip, model=model: model.translate(clip, "y2x"))  # type: ignore[misc]
+        append(
+            options.out,
+            {**environment(torch.device("cpu")), **key, **how, **task.scores(model.translate), "back": back},
+        )
+    return 0
+
+
+def append(path: Path, row: Row) -> None:
+    """Add a row to a file of rows, and show some of it."""
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    shown = {name: round(row[name], 4) if isinstance(row[name], float) else row[name] for name in SHOWN}
+    print(shown, flush=True)
 
 
 SHOWN = ("variant", "k", "seed", "steps", "psnr", "ssim", "temporal_error")
@@ -140,21 +168,30 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.quality", description=__doc__)
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("run", help=run.__doc__)
-    command.add_argument("--task", choices=[DayNight.name, Figure1.name], default=DayNight.name)
-    command.add_argument("--data", type=Path, help="folder with train/ and val/ of daynight")
-    command.add_argument("--out", type=Path, default=Path("quality.jsonl"), help="file to append to")
-    command.add_argument("--sheets", type=Path, help="folder for contact sheets")
+    _add_common(command)
     command.add_argument("--k", type=int, nargs="+", default=[1, 8, 40], help="target videos")
     command.add_argument("--seed", type=int, nargs="+", default=[0, 1, 2])
     command.add_argument("--minutes", type=float, default=8.0, help="training time of each variant")
     command.add_argument("--clock", choices=list(CLOCKS), default="wall")
-    command.add_argument("--threads", type=int, default=torch.get_num_threads())
     command.add_argument("--variant", nargs="+", metavar="NAME", help="all of the task by default")
     command.set_defaults(function=run)
+    command = commands.add_parser("score", help=score.__doc__)
+    _add_common(command)
+    command.add_argument("runs", type=Path, nargs="+", help="folders that rlv2v train made")
+    command.add_argument("--name", required=True, help="what the table calls them")
+    command.set_defaults(function=score)
     command = commands.add_parser("report", help=report.__doc__)
     command.add_argument("rows", type=Path, nargs="+")
     command.set_defaults(function=report)
     return parser
+
+
+def _add_common(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--task", choices=[DayNight.name, Figure1.name], default=DayNight.name)
+    command.add_argument("--data", type=Path, help="folder with train/ and val/ of daynight")
+    command.add_argument("--out", type=Path, default=Path("quality.jsonl"), help="file to append to")
+    command.add_argument("--sheets", type=Path, help="folder for contact sheets")
+    command.add_argument("--threads", type=int, default=torch.get_num_threads())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

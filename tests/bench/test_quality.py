@@ -1,5 +1,6 @@
 """The quality harness on made-up clips: rows, resuming, tables and sheets."""
 
+import dataclasses
 import itertools
 import json
 
@@ -15,7 +16,8 @@ from bench.quality.tasks import DayNight, Figure1
 from bench.quality.variants import DAYNIGHT, FIGURE1_VARIANTS, changed
 from rlv2v_fast.data.writer import VideoWriter
 from rlv2v_fast.metrics import warping_error
-from rlv2v_fast.train.config import TrainConfig, load_config
+from rlv2v_fast.train.config import TrainConfig, load_config, resolve
+from rlv2v_fast.train.trainer import fit
 
 TINY = {"frames": 2, "window": 2, "size": 16, "network__width": 2, "device": "cpu", "precision": "fp32"}
 
@@ -129,6 +131,17 @@ def test_a_row_found_in_the_file_is_not_measured_again(data, tmp_path, capsys):
     capsys.readouterr()
     assert main(["report", str(out)]) == 0
     assert "mean frame" in capsys.readouterr().out
+
+
+def test_a_finished_run_is_scored_under_the_name_given(data, tmp_path):
+    config = changed(tiny_task(data).variants["tiny"](), rl__weight=0.0, few_shot=2, steps=2, quiet=True)
+    config = dataclasses.replace(config, out=tmp_path / "run", seed=5)
+    fit(resolve(config), tiny_task(data).domains(config, 2))
+    out = tmp_path / "rows.jsonl"
+    assert main(["score", str(tmp_path / "run"), "--data", str(data), "--name", "whole", "--out", str(out)]) == 0
+    (row,) = (json.loads(line) for line in out.read_text().splitlines())
+    assert (row["variant"], row["k"], row["seed"], row["steps"], row["minutes"]) == ("whole", 2, 5, 2, 0.0)
+    assert {"psnr", "lit_iou", "back"} <= set(row)
 
 
 def test_a_variant_that_a_task_lacks_is_named(data):
