@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -216,7 +217,8 @@ class TrainConfig:
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Autocast dtype; auto is bf16 on a GPU that has it and fp32 elsewhere."""
+    """Autocast dtype; auto is bf16 on a GPU that has it and fp32 elsewhere. On a CPU whose vectors are too short for
+    bf16, which would be many times slower, it is replaced by fp32."""
     compile: bool = False
     """Run the networks through torch.compile, but for reinforcement learning. The first iterations take minutes."""
     backend: Literal["auto", "triton", "cpp", "reference"] = "auto"
@@ -244,14 +246,25 @@ class TrainConfig:
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
-    """Replace every "auto" by what it means here; InputError where a device does not exist."""
+    """Replace every "auto" by what it means here; InputError where a device does not exist.
+
+    Warns where it takes bf16 back (TrainConfig.precision).
+    """
     device = resolve_device(config.device)
     width = config.network.width or (64 if device.type == "cuda" else 16)
     precision = config.precision
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if precision == "bf16" and device.type == "cpu" and not _has_fast_bf16():
+        warnings.warn("precision: this CPU would run bf16 many times slower than fp32; training in fp32", stacklevel=2)
+        precision = "fp32"
     network = dataclasses.replace(config.network, width=width)
     return dataclasses.replace(config, device=str(device), precision=precision, network=network)
+
+
+def _has_fast_bf16() -> bool:
+    """Whether PyTorch's convolutions have kernels for bfloat16 here; with AVX2 alone they took 8 times as long."""
+    return torch.backends.cpu.get_cpu_capability().startswith(("AVX512", "SVE"))
 
 
 def resolve_device(name: str) -> torch.device:

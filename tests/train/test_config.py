@@ -1,6 +1,8 @@
 import dataclasses
+from contextlib import nullcontext
 
 import pytest
+import torch
 
 from rlv2v_fast.errors import InputError
 from rlv2v_fast.train.config import (
@@ -116,3 +118,12 @@ def test_changed_fields_ignores_what_a_resumed_run_may_change():
 def test_the_number_of_steps_is_fixed_where_a_schedule_counts_in_shares_of_it(scheduled):
     base = TrainConfig(steps=10, **scheduled)
     assert changed_fields(base, dataclasses.replace(base, steps=7)) == [("steps", 10, 7)]
+
+
+@pytest.mark.parametrize(("capability", "precision"), [("AVX512", "bf16"), ("AVX2", "fp32"), ("DEFAULT", "fp32")])
+def test_bf16_gives_way_to_fp32_on_a_cpu_without_fast_kernels_for_it(monkeypatch, capability, precision):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    config = TrainConfig(device="cpu", precision="bf16")
+    expected = pytest.warns(UserWarning, match="precision: this CPU") if precision == "fp32" else nullcontext()
+    with expected:
+        assert resolve(config).precision == precision
