@@ -56,19 +56,22 @@ REMEDIES: dict[str, dict[str, Any]] = {
     "Monte Carlo targets": {"rl__target": "monte_carlo"},
     "4 critic steps of 1e-3": {"rl__critic_steps": 4, "optim__lr_critic": 1e-3},
     "twin critics": {"rl__critics": 2, "rl__smoothing": 0.1},
-    "longer warm-up": {"rl__critic_warmup": 200},
-    "late": {"rl__first_step": 200},
-    "all": {
-        "rl__normalize": True,
-        "rl__target": "monte_carlo",
-        "rl__critic_steps": 4,
-        "optim__lr_critic": 1e-3,
-        "rl__critics": 2,
-        "rl__critic_warmup": 200,
-    },
-    "all, weight 1": {},
+    "longer warm-up": {"rl__critic_warmup": 100},
+    "late": {"rl__first_step": 100},
 }
-REMEDIES["all, weight 1"] = {**REMEDIES["all"], "rl__weight": 1.0}
+# Those that let critics learn; the others only change what they are asked for, or when.
+_LEARNING = {
+    "rl__normalize": True,
+    "rl__target": "monte_carlo",
+    "rl__critic_steps": 4,
+    "rl__batch_size": 32,
+    "optim__lr_critic": 1e-3,
+}
+REMEDIES |= {
+    "together": _LEARNING,
+    "together, weight 1": {**_LEARNING, "rl__weight": 1.0},
+    "together, no future": {**_LEARNING, "rl__weight": 1.0, "rl__gamma": 0.0},
+}
 
 
 DAYNIGHT: Configs = {
@@ -78,7 +81,7 @@ DAYNIGHT: Configs = {
     "tuned Recycle-GAN": _tuned(rl__weight=0.0, loss__video=0.0),
     "tuned + video loss": _tuned(rl__weight=0.0),
     "tuned + RL": _tuned(),
-    "tuned + RL, all": _tuned(**REMEDIES["all"]),
+    "tuned + RL, together": _tuned(**REMEDIES["together"]),
     "few-shot": _preset(),
     "few-shot, paper's generator": _preset(network__generator="unet", network__width=16),
     "few-shot, paper's discriminator": _preset(network__discriminator="pooling", network__width=16),

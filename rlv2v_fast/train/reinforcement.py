@@ -100,7 +100,7 @@ class Reinforcement:
         return report
 
     def critic_losses(self, batch: Transitions) -> Losses:
-        """Step 4: mean squared error of each domain's critics, one after the other and summed."""
+        """Step 4: mean squared error of each domain's critic; where it has several, their sum."""
         losses: Losses = {}
         for domain, part in by_domain(batch).items():
             goal = self._goal(part, domain)
