@@ -56,7 +56,7 @@ def train_calls(case: Case, backend: str, setting: Setting) -> Calls:
             compile=backend == "compile",
             backend=OPERATOR_BACKENDS[backend],  # type: ignore[arg-type]
             network=NetworkConfig(width=width),
-            rl=RLConfig(rollout_every=CYCLE, critic_warmup=0, capacity=256),
+            rl=RLConfig(weight=0.1, rollout_every=CYCLE, critic_warmup=0, capacity=256),
         )
     )
     trainer = Trainer(

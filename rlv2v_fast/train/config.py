@@ -70,14 +70,15 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class RLConfig:
-    """Reinforcement learning (Figure 3); weight=0 leaves all of it out.
+    """Reinforcement learning (Figure 3), off by default: it was measured to cost steps and to bring nothing back
+    (docs/results.md). The preset "paper" has it on.
 
     The fields from target to first_step are remedies of the field, off in the paper's algorithm; docs/results.md has
     what each does here.
     """
 
-    weight: float = 0.1
-    """Weight of the policy gradient."""
+    weight: float = 0.0
+    """Weight of the policy gradient; the paper's system takes 0.1, and 0 builds no critic, target or buffer."""
     state_frames: int = 3
     """p, frames in a state."""
     sigma1: float = 0.5

@@ -32,6 +32,6 @@ def config(tmp_path: Path) -> TrainConfig:
             device="cpu",
             quiet=True,
             network=NetworkConfig(width=2),
-            rl=RLConfig(rollout_every=2, critic_warmup=1, batch_size=3, capacity=40),
+            rl=RLConfig(weight=0.1, rollout_every=2, critic_warmup=1, batch_size=3, capacity=40),
         )
     )

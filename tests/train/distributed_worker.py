@@ -21,7 +21,7 @@ SIZE, FRAMES = 16, 3
 
 
 def settings(out, **changes):
-    rl = RLConfig(rollout_every=1, critic_warmup=0, batch_size=2, capacity=40)
+    rl = RLConfig(weight=0.1, rollout_every=1, critic_warmup=0, batch_size=2, capacity=40)
     config = TrainConfig(
         out=out, size=SIZE, frames=FRAMES, steps=2, checkpoint_every=1, preview_every=9, device="cpu", quiet=True,
         network=NetworkConfig(width=2), rl=rl,

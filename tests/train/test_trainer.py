@@ -382,7 +382,7 @@ from rlv2v_fast.train.trainer import fit
 out, steps, resume = pathlib.Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "resume"
 config = resolve(TrainConfig(out=out, size=16, frames=4, quiet=True, device="cpu", steps=steps, checkpoint_every=5,
                              network=NetworkConfig(width=2),
-                             rl=RLConfig(rollout_every=2, critic_warmup=1, batch_size=3, capacity=40)))
+                             rl=RLConfig(weight=0.1, rollout_every=2, critic_warmup=1, capacity=40)))
 clips = lambda kind: Domain.from_arrays(figure1_clips(kind, 2, 8, 16), frames=4, size=16)
 try:
     fit(config, {"x": clips("source"), "y": clips("target")}, resume=resume)
