@@ -14,6 +14,7 @@ from bench.quality.score import Pair, Translate
 from rlv2v_fast.data.video import to_uint8
 
 Row = Mapping[str, Any]
+UNKNOWN = "–"
 # Score, heading, decimals.
 SCORES = (
     ("psnr", "PSNR dB", 1),
@@ -78,11 +79,15 @@ def _table(
     headings: Sequence[str],
     cells: Callable[[Sequence[Row]], list[str]],
 ) -> str:
-    lines = [f"| {task}: k | variant | minutes | " + " | ".join(headings) + " |", "|---" * (3 + len(headings)) + "|"]
+    """Columns in which no group has anything are left out."""
+    rows = []
     for (k, variant, minutes, clock, threads), group in groups.items():
-        spent = "–" if not minutes else f"{minutes:g} {clock} x{threads}"
-        lines.append("| " + " | ".join([str(k), variant, spent, *cells(group)]) + " |")
-    return "\n".join(lines)
+        spent = UNKNOWN if not minutes else f"{minutes:g} {clock} x{threads}"
+        rows.append([str(k), variant, spent, *cells(group)])
+    columns = zip([f"{task}: k", "variant", "minutes", *headings], zip(*rows, strict=True), strict=True)
+    kept = [(heading, column) for heading, column in columns if set(column) != {UNKNOWN}]
+    lines = [[heading for heading, _ in kept], ["---"] * len(kept), *zip(*(column for _, column in kept), strict=True)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _scores(group: Sequence[Row]) -> list[str]:
@@ -105,7 +110,7 @@ def _critics(group: Sequence[Row]) -> list[str]:
 def _cell(values: Sequence[float | None], digits: int) -> str:
     known = [value for value in values if value is not None]
     if not known:
-        return "–"
+        return UNKNOWN
     spread = f" ± {np.std(known, ddof=1):.{digits}f}" if len(known) > 1 else ""
     return f"{np.mean(known):.{digits}f}{spread}"
 
