@@ -81,7 +81,7 @@ def test_every_train_flag_reaches_the_configuration():
         "--steps": "9", "--max-minutes": "1.5", "--checkpoint-every": "7", "--keep": "4", "--preview-every": "6",
         "--seed": "11", "--device": "cpu", "--precision": "bf16", "--backend": "reference", "--network.width": "3",
         "--network.norm": "instance", "--loss.adversarial": "hinge", "--loss.distance": "l2", "--loss.recurrent": "1",
-        "--loss.recycle": "2", "--loss.video": "3", "--loss.r1": "4", "--rl.weight": "0", "--rl.state-frames": "2",
+        "--loss.recycle": "2", "--loss.video": "3", "--loss.r1": "4", "--rl.weight": "0.3", "--rl.state-frames": "2",
         "--rl.sigma1": "0.1", "--rl.sigma2": "0.2", "--rl.epsilon": "0.3", "--rl.gamma": "0.4", "--rl.tau": "0.6",
         "--rl.rollout-every": "2", "--rl.critic-warmup": "3", "--rl.batch-size": "4", "--rl.capacity": "5",
         "--rl.buffer-gib": "0.5", "--optim.lr": "0.1", "--optim.lr-critic": "0.2", "--optim.beta1": "0.3",
