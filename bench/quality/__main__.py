@@ -58,7 +58,9 @@ def score(options: argparse.Namespace) -> int:
         key = {**NEVER_TRAINED, "task": task.name, "variant": options.name, "k": config.few_shot, "seed": config.seed}
         if options.sheets is not None:
             write_sheet(options.sheets / f"{task.name}_{run_folder.name}.png", model.translate, task.pairs)
-        how = {"starts": config.starts, "steps": config.steps, "config": to_dict(config)}
+        # Where somebody's files lie is no part of a measurement.
+        told_config = to_dict(changed(config, source=None, target=None, out=None))
+        how = {"starts": config.starts, "steps": config.steps, "config": told_config}
         back = task.back_scores(lambda clip, model=model: model.translate(clip, "y2x"))  # type: ignore[misc]
         append(
             options.out,

@@ -143,6 +143,7 @@ def test_a_finished_run_is_scored_under_the_name_given(data, tmp_path):
     (row,) = (json.loads(line) for line in out.read_text().splitlines())
     assert (row["variant"], row["k"], row["seed"], row["steps"], row["minutes"]) == ("whole", 2, 5, 2, 0.0)
     assert {"psnr", "lit_iou", "back"} <= set(row)
+    assert str(tmp_path) not in json.dumps(row)
 
 
 def test_a_variant_that_a_task_lacks_is_named(data):
