@@ -76,10 +76,15 @@ def figure1_baselines(targets: Sequence[Tensor]) -> dict[str, Translate]:
     return {"identity": lambda clip: clip, "mean-std": lambda clip: mean_std_transfer(clip, *moments)}
 
 
+def translations(translate: Translate, pairs: Sequence[Pair]) -> list[Tensor]:
+    """Each pair's source translated."""
+    return [translate(pair.source) for pair in pairs]
+
+
 def score_clips(
-    translate: Translate, pairs: Sequence[Pair], features: Features | None, motion: Motion | None
+    videos: Sequence[Tensor], pairs: Sequence[Pair], features: Features | None, motion: Motion | None
 ) -> dict[str, float | None]:
-    """What is asked of every translation.
+    """What is asked of every translation; videos are those of the pairs.
 
     Args:
         features: for frechet and kernel, which compare the set of translated frames with the set of true ones.
@@ -89,14 +94,13 @@ def score_clips(
         psnr (dB), ssim, temporal_error and temporal_difference (of values in [-1, 1]), warping_error (of values in
         [0, 1]), frechet, kernel.
     """
-    translated = [translate(pair.source) for pair in pairs]
-    rows = [_clip_scores(*both) for both in zip(translated, pairs, strict=True)]
+    rows = [_clip_scores(*both) for both in zip(videos, pairs, strict=True)]
     scores: dict[str, float | None] = {**_mean(rows), "warping_error": None, "frechet": None, "kernel": None}
     if motion is not None:
-        warped = [warping_error(video, *motion(pair.source)) for video, pair in zip(translated, pairs, strict=True)]
+        warped = [warping_error(video, *motion(pair.source)) for video, pair in zip(videos, pairs, strict=True)]
         scores["warping_error"] = torch.stack(warped).mean().item()
     if features is not None:
-        clips = translated, [pair.truth for pair in pairs]
+        clips = videos, [pair.truth for pair in pairs]
         vectors = [features(torch.cat([clip[::_FEATURE_STEP] for clip in some])) for some in clips]
         scores["frechet"] = frechet_distance(*vectors).item()
         scores["kernel"] = kernel_distance(*vectors).item()
@@ -112,20 +116,20 @@ def _clip_scores(video: Tensor, pair: Pair) -> dict[str, float]:
     }
 
 
-def score_lights(translate: Translate, pairs: Sequence[Pair]) -> dict[str, float]:
+def score_lights(videos: Sequence[Tensor], pairs: Sequence[Pair]) -> dict[str, float]:
     """lit_iou."""
-    return _mean([{"lit_iou": lit_iou(translate(pair.source), pair.truth).item()} for pair in pairs])
+    both = zip(videos, pairs, strict=True)
+    return _mean([{"lit_iou": lit_iou(video, pair.truth).item()} for video, pair in both])
 
 
-def score_figure1(translate: Translate, pairs: Sequence[Pair]) -> dict[str, Any]:
+def score_figure1(videos: Sequence[Tensor], pairs: Sequence[Pair]) -> dict[str, Any]:
     """digit_iou, and background, the share of frames whose background is nearest to its true colour.
 
     background_at is that share for each position in the clip, the first frame's first.
     """
     shapes, right = [], []
-    for pair in pairs:
+    for video, pair in zip(videos, pairs, strict=True):
         assert pair.digits is not None
-        video = translate(pair.source)
         true = (torch.arange(len(video)) >= len(video) / 2).long()
         shapes.append(digit_iou(video, pair.digits).item())
         frames = zip(video.split(1), true.split(1), pair.digits.split(1), strict=True)

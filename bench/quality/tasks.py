@@ -22,6 +22,7 @@ from bench.quality.score import (
     score_clips,
     score_figure1,
     score_lights,
+    translations,
 )
 from bench.quality.variants import DAYNIGHT, FIGURE1_VARIANTS, Configs
 from rlv2v_fast.data.clips import Domain
@@ -63,11 +64,13 @@ class DayNight:
         return daynight_baselines(list(read_clips(self.data / "train/night", k).values()))
 
     def scores(self, translate: Translate) -> Scores:
-        return {**score_clips(translate, self.pairs, self.features, self.motion), **score_lights(translate, self.pairs)}
+        videos = translations(translate, self.pairs)
+        return {**score_clips(videos, self.pairs, self.features, self.motion), **score_lights(videos, self.pairs)}
 
     def back_scores(self, translate: Translate) -> Scores:
         """Of night to day."""
-        return score_clips(translate, _turned(self.pairs), self.features, self.motion)
+        turned = _turned(self.pairs)
+        return score_clips(translations(translate, turned), turned, self.features, self.motion)
 
     def heldout(self, config: TrainConfig) -> dict[str, Tensor]:
         """Clips of both domains that no network was trained on, cut as training cuts them."""
@@ -104,14 +107,13 @@ class Figure1:
         return figure1_baselines([to_tensor(clip) for clip in figure1_clips("target", k, self.frames, self.size, 0)])
 
     def scores(self, translate: Translate) -> Scores:
-        return {
-            **score_clips(translate, self.pairs, self.features, self.motion),
-            **score_figure1(translate, self.pairs),
-        }
+        videos = translations(translate, self.pairs)
+        return {**score_clips(videos, self.pairs, self.features, self.motion), **score_figure1(videos, self.pairs)}
 
     def back_scores(self, translate: Translate) -> Scores:
         """Of coloured backgrounds to black ones."""
-        return score_clips(translate, _turned(self.pairs), self.features, self.motion)
+        turned = _turned(self.pairs)
+        return score_clips(translations(translate, turned), turned, self.features, self.motion)
 
     def heldout(self, config: TrainConfig) -> dict[str, Tensor]:
         """As DayNight's."""

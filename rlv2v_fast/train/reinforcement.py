@@ -52,13 +52,13 @@ class Reinforcement:
         self.weights = RewardWeights(
             config.loss.recurrent, config.loss.recycle, config.loss.video, config.loss.adversarial, config.loss.style
         )
-        # Running deviation of the returns of a rollout; none has been seen yet.
+        # Running deviation of the returns of a rollout; None before the first, and where rewards stay as they are.
         self.deviation: float | None = None
 
     @property
     def scale(self) -> float:
         """What rewards are divided by."""
-        return self.deviation if self.config.normalize and self.deviation is not None else 1.0
+        return 1.0 if self.deviation is None else self.deviation
 
     def collect(self, real: Mapping[str, Tensor]) -> list[Transitions]:
         """Roll the policy out over clips, store the transitions, and draw this iteration's minibatches."""
