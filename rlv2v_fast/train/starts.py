@@ -27,8 +27,9 @@ _SEED_STEP = 7919
 
 
 def start_configs(config: TrainConfig) -> list[TrainConfig]:
-    """What each start is trained by: its own seed, and no cycle loss, so that each direction can be judged alone."""
-    loss = dataclasses.replace(config.loss, cycle=0.0)
+    """What each start is trained by: its own seed, no cycle loss, so that each direction can be judged alone, and no
+    augmentation: a start is too short to memorize the clips, and was found to get further without."""
+    loss = dataclasses.replace(config.loss, cycle=0.0, augment=())
     seeds = [config.seed + index * _SEED_STEP for index in range(config.starts)]
     return [dataclasses.replace(config, seed=seed, loss=loss) for seed in seeds]
 
