@@ -88,7 +88,7 @@ def open_task(options: argparse.Namespace) -> Task:
         return Figure1(features, motion)
     if options.data is None:
         raise SystemExit("--data must name the folder with train/ and val/ for --task daynight")
-    return DayNight(options.data, features, motion)
+    return DayNight(features, motion, options.data)
 
 
 def planned(options: argparse.Namespace, task: Task) -> Iterator[Row]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,15 +35,54 @@ Scores = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class DayNight:
+class Task(ABC):
+    """What the tasks have in common; features and motion are those of score_clips."""
+
+    features: Features | None
+    motion: Motion | None
+    name: ClassVar[str]
+    variants: ClassVar[Configs]
+    # Whether the unpaired score chooses among the weights of a run.
+    selects: ClassVar[bool]
+
+    @abstractmethod
+    def domains(self, config: TrainConfig, k: int) -> dict[str, Domain]:
+        """The unpaired training clips, k of them of the target."""
+
+    @property
+    @abstractmethod
+    def pairs(self) -> list[Pair]:
+        """What translations are scored on; no training clip is of their scenes."""
+
+    @abstractmethod
+    def baselines(self, k: int) -> dict[str, Translate]:
+        """Translations without training, fitted to the k target clips."""
+
+    @abstractmethod
+    def scores(self, translate: Translate) -> Scores:
+        """Of source to target."""
+
+    def back_scores(self, translate: Translate) -> Scores:
+        """Of target to source."""
+        turned = [Pair(pair.truth, pair.source) for pair in self.pairs]
+        return score_clips(translations(translate, turned), turned, self.features, self.motion)
+
+    def heldout(self, config: TrainConfig) -> dict[str, Tensor]:
+        """Clips of both domains that no network was trained on, cut as training cuts them."""
+        frames = config.window or config.frames
+        return {
+            "x": torch.stack([pair.source[:frames] for pair in self.pairs]),
+            "y": torch.stack([pair.truth[:frames] for pair in self.pairs]),
+        }
+
+
+@dataclass(frozen=True)
+class DayNight(Task):
     """Rendered city clips by day and, of other scenes, by night: train/day, train/night, val/day, val/night of data."""
 
     data: Path
-    features: Features | None
-    motion: Motion | None
     name: ClassVar[str] = "daynight"
     variants: ClassVar[Configs] = DAYNIGHT
-    # Whether the unpaired score chooses among the weights of a run.
     selects: ClassVar[bool] = True
 
     def domains(self, config: TrainConfig, k: int) -> dict[str, Domain]:
@@ -67,22 +106,11 @@ class DayNight:
         videos = translations(translate, self.pairs)
         return {**score_clips(videos, self.pairs, self.features, self.motion), **score_lights(videos, self.pairs)}
 
-    def back_scores(self, translate: Translate) -> Scores:
-        """Of night to day."""
-        turned = _turned(self.pairs)
-        return score_clips(translations(translate, turned), turned, self.features, self.motion)
-
-    def heldout(self, config: TrainConfig) -> dict[str, Tensor]:
-        """Clips of both domains that no network was trained on, cut as training cuts them."""
-        return _heldout(self.pairs, config)
-
 
 @dataclass(frozen=True)
-class Figure1:
+class Figure1(Task):
     """Digits whose background must be blue in a clip's first half and red in its second; all clips are drawn."""
 
-    features: Features | None
-    motion: Motion | None
     frames: int = 8
     size: int = 32
     name: ClassVar[str] = "figure1"
@@ -109,27 +137,3 @@ class Figure1:
     def scores(self, translate: Translate) -> Scores:
         videos = translations(translate, self.pairs)
         return {**score_clips(videos, self.pairs, self.features, self.motion), **score_figure1(videos, self.pairs)}
-
-    def back_scores(self, translate: Translate) -> Scores:
-        """Of coloured backgrounds to black ones."""
-        turned = _turned(self.pairs)
-        return score_clips(translations(translate, turned), turned, self.features, self.motion)
-
-    def heldout(self, config: TrainConfig) -> dict[str, Tensor]:
-        """As DayNight's."""
-        return _heldout(self.pairs, config)
-
-
-Task = DayNight | Figure1
-
-
-def _turned(pairs: Sequence[Pair]) -> list[Pair]:
-    return [Pair(pair.truth, pair.source) for pair in pairs]
-
-
-def _heldout(pairs: Sequence[Pair], config: TrainConfig) -> dict[str, Tensor]:
-    frames = config.window or config.frames
-    return {
-        "x": torch.stack([pair.source[:frames] for pair in pairs]),
-        "y": torch.stack([pair.truth[:frames] for pair in pairs]),
-    }

@@ -89,6 +89,7 @@ DAYNIGHT: Configs = {
     "few-shot + style": _preset(loss__style=1.0),
     "few-shot, one start": _preset(starts=1),
     "few-shot, no cycle": _preset(loss__cycle=0.0),
+    "few-shot, no contrast": _preset(loss__contrast=0.0),
     "few-shot, cycle from the start": _preset(loss__cycle_from=0.0),
     "few-shot, no decay": _preset(optim__decay=False),
     "few-shot, fp32": _preset(precision="fp32"),

@@ -57,13 +57,15 @@ class LossConfig:
     """Weight of the cycle loss, |x - G_x(G_y(x))|; not the paper's."""
     cycle_from: float = 0.0
     """Share of the run's steps after which the cycle loss sets in; from the start it keeps wrong pairs of colours."""
+    contrast: float = 0.0
+    """Weight of the contrast loss, against a translation that is bright where its source is dark; not the paper's."""
     r1: float = 0.0
     """Weight of the R1 gradient penalty on real clips; 0 leaves it out."""
     augment: tuple[Literal["translation", "cutout", "brightness"], ...] = ()
     """DiffAugment policies applied to all that a discriminator sees in training."""
 
     def __post_init__(self) -> None:
-        for name in ("style", "recurrent", "recycle", "video", "cycle", "r1"):
+        for name in ("style", "recurrent", "recycle", "video", "cycle", "contrast", "r1"):
             _require(f"loss.{name}", getattr(self, name), "at least 0", getattr(self, name) >= 0)
         _require("loss.cycle_from", self.cycle_from, "in [0, 1]", 0 <= self.cycle_from <= 1)
 

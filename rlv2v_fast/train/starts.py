@@ -27,9 +27,10 @@ _SEED_STEP = 7919
 
 
 def start_configs(config: TrainConfig) -> list[TrainConfig]:
-    """What each start is trained by: its own seed, no cycle loss, so that each direction can be judged alone, and no
-    augmentation: a start is too short to memorize the clips, and was found to get further without."""
-    loss = dataclasses.replace(config.loss, cycle=0.0, augment=())
+    """What each start is trained by: its own seed, no cycle loss, so that each direction can be judged alone, and
+    neither contrast loss nor augmentation. Dark must be free to become bright before anything holds it back, and a
+    start is too short to memorize the clips."""
+    loss = dataclasses.replace(config.loss, cycle=0.0, contrast=0.0, augment=())
     seeds = [config.seed + index * _SEED_STEP for index in range(config.starts)]
     return [dataclasses.replace(config, seed=seed, loss=loss) for seed in seeds]
 

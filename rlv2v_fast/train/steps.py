@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rlv2v_fast.losses.adversarial import r1_penalty
 from rlv2v_fast.losses.augment import diff_augment
+from rlv2v_fast.losses.contrast import contrast_loss
 from rlv2v_fast.losses.recurrent import distance, recurrent_loss
 from rlv2v_fast.losses.recycle import recycle_loss
 from rlv2v_fast.losses.video import (
@@ -110,7 +111,7 @@ def policy_losses(
 ) -> Losses:
     """Step 3: the weighted losses of generators and predictors; the discriminators are frozen and in eval mode.
 
-    L_g + lambda_rr L_rr + lambda_rc L_rc + lambda_v L_v + cycle L_c, each for both domains.
+    L_g + lambda_rr L_rr + lambda_rc L_rc + lambda_v L_v + cycle L_c + contrast L_k, each for both domains.
     """
     losses: Losses = {}
     for domain in DOMAINS:
@@ -130,4 +131,6 @@ def policy_losses(
             losses[f"cycle_{domain}"] = cycle * distance(
                 networks.generators[domain](fake[other]), clip, config.distance
             )
+        if config.contrast:
+            losses[f"contrast_{domain}"] = config.contrast * contrast_loss(real[other], fake[domain])
     return losses

@@ -55,7 +55,7 @@ def test_the_plain_variants_are_the_papers_system_and_the_presets():
 
 
 def test_scores_of_the_truth_are_perfect_and_baselines_ignore_the_pairs(data):
-    task = DayNight(data, features=lambda frames: frames.mean(dim=(2, 3)), motion=None)
+    task = DayNight(lambda frames: frames.mean(dim=(2, 3)), None, data)
     truth = itertools.cycle(pair.truth for pair in task.pairs)
     perfect = task.scores(lambda clip: next(truth))
     assert (perfect["ssim"], perfect["lit_iou"], perfect["temporal_error"]) == (pytest.approx(1), 1, 0)
@@ -94,7 +94,7 @@ def test_optical_flow_finds_a_shift_and_warping_by_it_leaves_no_error():
 
 def tiny_task(data):
     """DayNight with one variant that trains at once."""
-    task = DayNight(data, None, None)
+    task = DayNight(None, None, data)
     config = changed(DAYNIGHT["tuned + RL"](), **TINY, rl__rollout_every=2, rl__critic_warmup=0)
     object.__setattr__(task, "variants", {"tiny": lambda: config})
     return task

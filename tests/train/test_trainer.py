@@ -16,9 +16,11 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from rlv2v_fast.data.clips import Domain
 from rlv2v_fast.data.synthetic import figure1_clips
 from rlv2v_fast.errors import InputError
+from rlv2v_fast.losses.contrast import contrast_loss
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN, ModelConfig
 from rlv2v_fast.train.checkpoint import checkpoints
 from rlv2v_fast.train.config import LossConfig, NetworkConfig
+from rlv2v_fast.train.steps import policy_losses, translate_both
 from rlv2v_fast.train.trainer import Trainer, TrainingDivergedError, decay_share, fit
 
 
@@ -319,6 +321,16 @@ def small(config):
 def test_the_cycle_loss_sets_in_after_its_share_of_the_run(config, domains):
     trainer = Trainer(small(config), domains)
     assert ["cycle_x" in trainer.iterate() for _ in range(4)] == [False, False, True, True]
+
+
+def test_the_contrast_loss_compares_translations_with_their_sources(config, domains):
+    config = small(config)
+    trainer = Trainer(dataclasses.replace(config, loss=dataclasses.replace(config.loss, contrast=0.5)), domains)
+    clips = {domain: domains[domain].batch(torch.Generator().manual_seed(0), 2) for domain in ("x", "y")}
+    translated = translate_both(trainer.networks, clips)
+    losses = policy_losses(trainer.networks, clips, translated, trainer.config.loss, trainer.augment_random, cycle=0.0)
+    assert losses["contrast_y"] == 0.5 * contrast_loss(clips["x"], translated["y"])
+    assert losses["contrast_x"] == 0.5 * contrast_loss(clips["y"], translated["x"])
 
 
 def test_steps_shrink_over_the_second_half_of_a_run(config, domains):

@@ -1,0 +1,45 @@
+"""The contrast loss: what is brighter than its surroundings should mostly stay so."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+# Side and stride of the windows, in pixels, and C3 of SSIM for intensities in [0, 1].
+_WINDOW, _STRIDE = 7, 2
+_FLOOR = 0.5 * 0.03**2
+# Keeps the root's gradient finite where a window is flat.
+_TINY = 1e-8
+
+
+def contrast_loss(video: Tensor, translation: Tensor) -> Tensor:
+    """1 - mean s, s = (cov(a, b) + C3) / (std(a) std(b) + C3) of the intensities of each 7x7 window.
+
+    Without pairs, a chequered floor and its negative look equally right to a discriminator, and two generators whose
+    choices differ are forced by the cycle loss into either. Contrast may vanish at no cost, as much does at night, but
+    not turn round; and as this is a mean, the few windows where a light comes on may even do that.
+
+    Args:
+        video, translation: (B, T, C, H, W) in [-1, 1], H and W at least 7; the intensity is the mean of the channels.
+
+    Returns:
+        float32 scalar in [0, 2]: 0 where every window's contrast is kept or gone, 2 where each is inverted.
+
+    Raises:
+        ValueError: the shapes differ, or are not of such frames.
+
+    Source: the structure term of SSIM, Wang et al. 2004, "Image Quality Assessment", eq. 10.
+    """
+    if video.shape != translation.shape or video.dim() != 5 or min(video.shape[3:]) < _WINDOW:
+        shapes = f"{tuple(video.shape)} and {tuple(translation.shape)}"
+        raise ValueError(f"video and translation must have one shape (B, T, C, H >= 7, W >= 7); got {shapes}")
+    a, b = ((clip.flatten(0, 1).float().mean(1, keepdim=True) + 1) / 2 for clip in (video, translation))
+    mean_a, mean_b = _means(a), _means(b)
+    variance_a, variance_b = ((_means(x * x) - m * m).clamp_min(0) + _TINY for x, m in ((a, mean_a), (b, mean_b)))
+    covariance = _means(a * b) - mean_a * mean_b
+    structure = (covariance + _FLOOR) / ((variance_a * variance_b).sqrt() + _FLOOR)
+    return 1 - structure.mean()
+
+
+def _means(frames: Tensor) -> Tensor:
+    return F.avg_pool2d(frames, _WINDOW, _STRIDE)
