@@ -1,8 +1,8 @@
 """python -m bench.quality run --task figure1 | run --task daynight --data DIR | score RUN... | report FILE...
 
-run trains every variant for the same time from k target videos, scores it on aligned pairs it never saw, and appends a
-JSON row; score does so for finished runs of `rlv2v train`. DIR holds train/day, train/night, val/day and val/night;
-only scoring reads val.
+run trains every variant from k target videos, all for the same time or each at its full length, scores it on aligned
+pairs it never saw, and appends a JSON row; score does so for finished runs of `rlv2v train`. DIR holds train/day,
+train/night, val/day and val/night; only scoring reads val.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from bench.harness import environment
 from bench.quality.flow import load_motion
 from bench.quality.report import summary, write_sheet
-from bench.quality.runs import CLOCKS, Budget, Result, judged_frames, train
+from bench.quality.runs import CLOCKS, Budget, Result, SharedStarts, judged_frames, train
 from bench.quality.score import NETWORK, Translate, load_features
 from bench.quality.tasks import DayNight, Figure1, Task
 from bench.quality.variants import changed
@@ -39,10 +39,11 @@ def run(options: argparse.Namespace) -> int:
     torch.set_num_threads(options.threads)
     task = open_task(options)
     options.out.parent.mkdir(parents=True, exist_ok=True)
+    shared = SharedStarts()
     for key in planned(options, task):
         if any(all(row.get(name) == key[name] for name in IDENTITY) for row in read_rows([options.out])):
             continue
-        append(options.out, {**environment(torch.device("cpu")), **key, **measure(key, options, task)})
+        append(options.out, {**environment(torch.device("cpu")), **key, **measure(key, options, task, shared)})
     return 0
 
 
@@ -106,7 +107,7 @@ def planned(options: argparse.Namespace, task: Task) -> Iterator[Row]:
         for name in untrained:
             if name in asked:
                 yield {"task": task.name, "variant": name, "k": k, **NEVER_TRAINED}
-    budget = {"minutes": options.minutes, "clock": options.clock, "threads": options.threads}
+    budget = {"minutes": None if options.whole else options.minutes, "clock": options.clock, "threads": options.threads}
     for seed in options.seed:
         for k in options.k:
             for name in task.variants:
@@ -114,13 +115,13 @@ def planned(options: argparse.Namespace, task: Task) -> Iterator[Row]:
                     yield {"task": task.name, "variant": name, "k": k, "seed": seed, **budget}
 
 
-def measure(key: Row, options: argparse.Namespace, task: Task) -> Row:
+def measure(key: Row, options: argparse.Namespace, task: Task, shared: SharedStarts) -> Row:
     """Scores of one row, and how it was trained; writes its sheet."""
     if key["seed"] is None:
         translate: Translate = task.baselines(key["k"])[key["variant"]]
         how: Row = {"steps": 0}
     else:
-        result = trained(key, task)
+        result = trained(key, task, shared)
         translate, how = result.model.translate, told(result, task)
     if options.sheets is not None:
         seed = "" if key["seed"] is None else f"_s{key['seed']}"
@@ -129,11 +130,11 @@ def measure(key: Row, options: argparse.Namespace, task: Task) -> Row:
     return {**how, **task.scores(translate), "feature_network": NETWORK if task.features else None}
 
 
-def trained(key: Row, task: Task) -> Result:
+def trained(key: Row, task: Task, shared: SharedStarts) -> Result:
     config = changed(task.variants[key["variant"]](), seed=key["seed"], few_shot=key["k"], device="cpu", quiet=True)
     domains = task.domains(config, key["k"])
     judged = judged_frames(domains) if task.selects else None
-    return train(config, domains, judged, Budget(key["minutes"], key["clock"]))
+    return train(config, domains, judged, Budget(key["minutes"], key["clock"]), shared)
 
 
 def told(result: Result, task: Task) -> Row:
@@ -174,6 +175,9 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--k", type=int, nargs="+", default=[1, 8, 40], help="target videos")
     command.add_argument("--seed", type=int, nargs="+", default=[0, 1, 2])
     command.add_argument("--minutes", type=float, default=8.0, help="training time of each variant")
+    command.add_argument(
+        "--whole", action="store_true", help="each variant's own starts and steps, and its last weights"
+    )
     command.add_argument("--clock", choices=list(CLOCKS), default="wall")
     command.add_argument("--variant", nargs="+", metavar="NAME", help="all of the task by default")
     command.set_defaults(function=run)

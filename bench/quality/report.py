@@ -82,12 +82,18 @@ def _table(
     """Columns in which no group has anything are left out."""
     rows = []
     for (k, variant, minutes, clock, threads), group in groups.items():
-        spent = UNKNOWN if not minutes else f"{minutes:g} {clock} x{threads}"
-        rows.append([str(k), variant, spent, *cells(group)])
+        rows.append([str(k), variant, _spent(minutes, clock, threads, group), *cells(group)])
     columns = zip([f"{task}: k", "variant", "minutes", *headings], zip(*rows, strict=True), strict=True)
     kept = [(heading, column) for heading, column in columns if set(column) != {UNKNOWN}]
     lines = [[heading for heading, _ in kept], ["---"] * len(kept), *zip(*(column for _, column in kept), strict=True)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _spent(minutes: float | None, clock: str | None, threads: int | None, group: Sequence[Row]) -> str:
+    """The time given, or that a whole run took."""
+    if minutes is None:
+        return f"{_cell([row['seconds'] / 60 for row in group], 1)} {clock} x{threads}"
+    return f"{minutes:g} {clock} x{threads}" if minutes else UNKNOWN
 
 
 def _scores(group: Sequence[Row]) -> list[str]:

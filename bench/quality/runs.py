@@ -1,4 +1,7 @@
-"""Training one variant for a given time and keeping the weights that an unpaired score prefers."""
+"""Training one variant, for a given time or at its full length.
+
+Where the time is given, the weights kept are those that an unpaired score prefers; a whole run keeps its last.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,6 +20,7 @@ from rlv2v_fast.data.clips import Domain
 from rlv2v_fast.metrics import patch_distance
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN
 from rlv2v_fast.train.config import TrainConfig, resolve
+from rlv2v_fast.train.starts import start_configs
 from rlv2v_fast.train.trainer import Trainer, started
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.monotonic, "cpu": time.process_time}
@@ -32,9 +36,12 @@ _JUDGED, _FRAME_STEP = 16, 4
 
 @dataclass(frozen=True)
 class Budget:
-    """minutes of training by a clock, "wall" or "cpu" (processor time of all threads, for a machine others use)."""
+    """minutes of training by a clock, "wall" or "cpu" (processor time of all threads, for a machine others use).
 
-    minutes: float
+    None leaves a run its own starts and steps; the clock then only tells how long they took.
+    """
+
+    minutes: float | None
     clock: str = "wall"
 
     def now(self) -> float:
@@ -56,37 +63,65 @@ class Result:
     gradients: dict[str, float]
 
 
+@dataclass
+class SharedStarts:
+    """What the last starts led to, for the next run if it would train just the same ones; their time counts again."""
+
+    _configs: list[TrainConfig] = field(default_factory=list)
+    _state: dict[str, Tensor] = field(default_factory=dict)
+    _seconds: float = 0.0
+
+    def begin(self, config: TrainConfig, domains: Mapping[str, Domain], budget: Budget) -> tuple[Trainer, float]:
+        """A trainer before its first step, and the seconds its starts took. The clips must be those of the last run."""
+        configs = start_configs(config)
+        if config.starts > 1 and configs == self._configs:
+            trainer = Trainer(config, domains)
+            trainer.model.load_state_dict(self._state)
+            return trainer, self._seconds
+        before = budget.now()
+        trainer, _ = started(config, domains)
+        self._configs, self._seconds = configs, budget.now() - before
+        self._state = copy.deepcopy(trainer.model.state_dict())
+        return trainer, self._seconds
+
+
 def train(
-    config: TrainConfig, domains: Mapping[str, Domain], judged: tuple[Tensor, Tensor] | None, budget: Budget
+    config: TrainConfig,
+    domains: Mapping[str, Domain],
+    judged: tuple[Tensor, Tensor] | None,
+    budget: Budget,
+    shared: SharedStarts | None = None,
 ) -> Result:
-    """Train for the budget and return the model whose unpaired score is best.
+    """Train for the budget and return the model whose unpaired score is best, or the last one of a whole run.
 
     The schedules of a run count steps, so the first trainer only measures how many the budget holds. Time spent on the
     unpaired score does not count.
 
     Args:
-        config: of the variant; steps is replaced.
+        config: of the variant; the budget's minutes replace starts and steps.
         domains: "x" and "y".
         judged: source clips (N, T, 3, H, W) and target frames (M, 3, H, W), both from training; None keeps the last
             model.
         budget: of training.
+        shared: of the run before, with the same clips.
     """
     config = resolve(config)
-    starts, steps = _affordable(config, domains, budget)
-    begin = budget.now()
-    trainer, _ = started(changed(config, starts=starts, steps=steps), domains)
-    used = budget.now() - begin
-    marks = sorted({max(1, round(share * steps)) for share in SNAPSHOTS})
+    if budget.minutes is None:
+        starts, steps, limit, marks = config.starts, config.steps, math.inf, {config.steps}
+    else:
+        starts, steps = _affordable(config, domains, budget, budget.minutes)
+        limit, marks = 60 * budget.minutes, {max(1, round(share * steps)) for share in SNAPSHOTS}
+    trainer, used = (shared or SharedStarts()).begin(changed(config, starts=starts, steps=steps), domains, budget)
     best, kept, model = float("inf"), 0, copy.deepcopy(trainer.model)
     gradients: dict[str, list[float]] = {"gradient_policy": [], "gradient_actor": []}
-    while trainer.step < steps and used < 60 * budget.minutes:
+    while trainer.step < steps and used < limit:
         begin = budget.now()
         losses = trainer.iterate()
         used += budget.now() - begin
         for name, norms in gradients.items():
             norms += [losses[name]] if name in losses else []
         # A machine that grew slower ends the run before its last step.
-        if trainer.step in marks or used >= 60 * budget.minutes:
+        if trainer.step in marks or used >= limit:
             criterion = _criterion(trainer, judged)
             if judged is None or criterion < best:
                 best, kept, model = criterion, trainer.step, copy.deepcopy(trainer.model)
@@ -109,7 +144,7 @@ def _criterion(trainer: Trainer, judged: tuple[Tensor, Tensor] | None) -> float:
     return patch_distance(translated.flatten(0, 1), judged[1]).item()
 
 
-def _affordable(config: TrainConfig, domains: Mapping[str, Domain], budget: Budget) -> tuple[int, int]:
+def _affordable(config: TrainConfig, domains: Mapping[str, Domain], budget: Budget, minutes: float) -> tuple[int, int]:
     """Starts and steps that fit into the budget, by a short run whose every step does all that a later one may.
 
     There are as many starts as config asks for while they leave the rest of the run its share of the steps.
@@ -119,9 +154,9 @@ def _affordable(config: TrainConfig, domains: Mapping[str, Domain], budget: Budg
     trainer = Trainer(probed, domains)
     trainer.iterate()
     begin, count = budget.now(), 0
-    while count % every or count == 0 or budget.now() - begin < 60 * budget.minutes * _PROBE:
+    while count % every or count == 0 or budget.now() - begin < 60 * minutes * _PROBE:
         trainer.iterate()
         count += 1
-    total = int(60 * budget.minutes * count / (budget.now() - begin))
+    total = int(60 * minutes * count / (budget.now() - begin))
     starts = max(1, min(config.starts, int(_STARTING * total / config.start_steps)))
     return starts, max(1, total - (starts * config.start_steps if starts > 1 else 0))

@@ -29,10 +29,11 @@ _SEED_STEP = 7919
 def start_configs(config: TrainConfig) -> list[TrainConfig]:
     """What each start is trained by: its own seed, no cycle loss, so that each direction can be judged alone, and
     neither contrast loss nor augmentation. Dark must be free to become bright before anything holds it back, and a
-    start is too short to memorize the clips."""
-    loss = dataclasses.replace(config.loss, cycle=0.0, contrast=0.0, augment=())
-    seeds = [config.seed + index * _SEED_STEP for index in range(config.starts)]
-    return [dataclasses.replace(config, seed=seed, loss=loss) for seed in seeds]
+    start is too short to memorize the clips. Its steps do not shrink: it is a run's beginning, however long."""
+    loss = dataclasses.replace(config.loss, cycle=0.0, cycle_from=0.0, contrast=0.0, augment=())
+    optim = dataclasses.replace(config.optim, decay=False)
+    start = dataclasses.replace(config, steps=config.start_steps, starts=1, loss=loss, optim=optim)
+    return [dataclasses.replace(start, seed=config.seed + index * _SEED_STEP) for index in range(config.starts)]
 
 
 def adopt_best_start(

@@ -11,7 +11,7 @@ import torch
 from bench.quality.__main__ import main, told, trained
 from bench.quality.flow import load_motion
 from bench.quality.report import CRITICS, summary
-from bench.quality.runs import Budget, judged_frames, train
+from bench.quality.runs import Budget, SharedStarts, judged_frames, train
 from bench.quality.tasks import DayNight, Figure1
 from bench.quality.variants import DAYNIGHT, FIGURE1_VARIANTS, changed
 from rlv2v_fast.data.writer import VideoWriter
@@ -110,10 +110,39 @@ def test_training_fills_its_budget_and_keeps_the_weights_with_the_best_unpaired_
     assert result.model.translate(torch.zeros(2, 3, 16, 16)).shape == (2, 3, 16, 16)
 
 
+def test_a_whole_run_takes_its_own_starts_and_steps_and_keeps_its_last_weights(data):
+    task = tiny_task(data)
+    config = changed(task.variants["tiny"](), rl__weight=0.0, starts=2, start_steps=2, steps=3, few_shot=2, quiet=True)
+    result = train(config, task.domains(config, 2), None, Budget(None, "cpu"))
+    assert (result.starts, result.steps, result.kept) == (2, 3, 3)
+    last, kept = result.trainer.model.state_dict(), result.model.state_dict()
+    assert all(torch.equal(last[name], tensor) for name, tensor in kept.items())
+
+
+def test_starts_are_shared_by_the_variants_that_would_train_the_same_ones(data):
+    task, shared = tiny_task(data), SharedStarts()
+    config = changed(task.variants["tiny"](), rl__weight=0.0, starts=2, start_steps=2, few_shot=2, quiet=True)
+    domains, budget = task.domains(config, 2), Budget(None, "cpu")
+
+    def begun(**values):
+        each = changed(config, **values)
+        trainer, seconds = shared.begin(each, domains, budget)
+        expected, _ = SharedStarts().begin(each, domains, budget)
+        weights = expected.model.state_dict()
+        assert all(torch.equal(weights[name], tensor) for name, tensor in trainer.model.state_dict().items())
+        assert trainer.config == each
+        return seconds
+
+    first = begun()
+    assert begun(loss__cycle=1.0, loss__cycle_from=0.5, loss__augment=("cutout",), optim__decay=True, steps=7) == first
+    assert begun(seed=9) != first
+    assert begun(starts=1) != first
+
+
 def test_a_trained_row_tells_both_directions_and_what_the_critics_know(data):
     task = tiny_task(data)
     key = {"variant": "tiny", "k": 2, "seed": 0, "minutes": 0.02, "clock": "cpu"}
-    row = told(trained(key, task), task)
+    row = told(trained(key, task, SharedStarts()), task)
     assert row["back"]["psnr"] > 0
     assert set(row["gradients"]) == {"gradient_policy", "gradient_actor"}
     assert {"explained_variance_x", "explained_variance_y", "reward_x", "final_reward_y"} <= set(row["critics"])
@@ -168,6 +197,8 @@ def test_the_table_has_mean_and_spread_over_seeds_and_no_column_that_nothing_fil
     lines = table.splitlines()
     assert lines[2] == "| 8 | few-shot | 4 cpu x1 | 2 | 10 | 19.0 ± 1.4 | 0.50 ± 0.00 |"
     assert "frame 1" not in table
+    whole = summary([{**row, "minutes": None, "seconds": 66.0, "psnr": 18.0}])
+    assert "| 8 | few-shot | 1.1 cpu x1 | 1 | 10 | 18.0 | 0.50 |" in whole
     assert "lit IoU" not in lines[0]
 
 
