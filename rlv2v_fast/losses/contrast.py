@@ -17,7 +17,8 @@ def contrast_loss(video: Tensor, translation: Tensor) -> Tensor:
 
     Without pairs, a chequered floor and its negative look equally right to a discriminator, and two generators whose
     choices differ are forced by the cycle loss into either. Contrast may vanish at no cost, as much does at night, but
-    not turn round; and as this is a mean, the few windows where a light comes on may even do that.
+    not turn round. Windows with a pixel that changes against its frame's trend, as a light that comes on while night
+    falls, cost nothing: without that exemption lights were held back.
 
     Args:
         video, translation: (B, T, C, H, W) in [-1, 1], H and W at least 7; the intensity is the mean of the channels.
@@ -28,7 +29,7 @@ def contrast_loss(video: Tensor, translation: Tensor) -> Tensor:
     Raises:
         ValueError: the shapes differ, or are not of such frames.
 
-    Source: the structure term of SSIM, Wang et al. 2004, "Image Quality Assessment", eq. 10.
+    Source: the structure term of SSIM, Wang et al. 2004, "Image Quality Assessment", eq. 10. The exemption is ours.
     """
     if video.shape != translation.shape or video.dim() != 5 or min(video.shape[3:]) < _WINDOW:
         shapes = f"{tuple(video.shape)} and {tuple(translation.shape)}"
@@ -38,7 +39,13 @@ def contrast_loss(video: Tensor, translation: Tensor) -> Tensor:
     variance_a, variance_b = ((_means(x * x) - m * m).clamp_min(0) + _TINY for x, m in ((a, mean_a), (b, mean_b)))
     covariance = _means(a * b) - mean_a * mean_b
     structure = (covariance + _FLOOR) / ((variance_a * variance_b).sqrt() + _FLOOR)
-    return 1 - structure.mean()
+    return ((1 - structure) * _follows_trend(b.detach() - a)).mean()
+
+
+def _follows_trend(change: Tensor) -> Tensor:
+    """1 for windows whose every pixel of (N, 1, H, W) changes as its frame does, or not at all; 0 for others."""
+    trend = change.mean(dim=(1, 2, 3), keepdim=True).sign()
+    return (F.max_pool2d(-trend * change, _WINDOW, _STRIDE) <= 0).float()
 
 
 def _means(frames: Tensor) -> Tensor:
