@@ -89,7 +89,7 @@ DAYNIGHT: Configs = {
     "few-shot, no DiffAugment": _preset(loss__augment=()),
     "few-shot, no cycle": _preset(loss__cycle=0.0),
     "few-shot, cycle from the start": _preset(loss__cycle_from=0.0),
-    "few-shot, no decay": _preset(optim__decay=False),
+    "few-shot + decay": _preset(optim__decay=True),
     "few-shot + cutout": _preset(loss__augment=("translation", "cutout")),
     # These do not.
     "few-shot, paper's generator": _preset(network__generator="unet", network__width=16),
