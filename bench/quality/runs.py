@@ -20,14 +20,14 @@ from rlv2v_fast.data.clips import Domain
 from rlv2v_fast.metrics import patch_distance
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN
 from rlv2v_fast.train.config import TrainConfig, resolve
-from rlv2v_fast.train.starts import start_configs
+from rlv2v_fast.train.starts import STARTED, start_configs
 from rlv2v_fast.train.trainer import Trainer, started
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.monotonic, "cpu": time.process_time}
 # Shares of the run after which the unpaired score is asked; before the first of them nothing is worth keeping.
 SNAPSHOTS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-# Share of the time that finds out how many steps fit into it.
-_PROBE = 0.04
+# Share of the time that finds out how long a step takes.
+_PROBE = 0.015
 # Largest share of the steps that go into starts.
 _STARTING = 0.7
 # Source clips and frames of each, for the unpaired score.
@@ -68,7 +68,7 @@ class SharedStarts:
     """What the last starts led to, for the next run if it would train just the same ones; their time counts again."""
 
     _configs: list[TrainConfig] = field(default_factory=list)
-    _state: dict[str, Tensor] = field(default_factory=dict)
+    _state: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     _seconds: float = 0.0
 
     def begin(self, config: TrainConfig, domains: Mapping[str, Domain], budget: Budget) -> tuple[Trainer, float]:
@@ -76,12 +76,13 @@ class SharedStarts:
         configs = start_configs(config)
         if config.starts > 1 and configs == self._configs:
             trainer = Trainer(config, domains)
-            trainer.model.load_state_dict(self._state)
+            for group, state in self._state.items():
+                getattr(trainer.model, group).load_state_dict(state)
             return trainer, self._seconds
         before = budget.now()
         trainer, _ = started(config, domains)
         self._configs, self._seconds = configs, budget.now() - before
-        self._state = copy.deepcopy(trainer.model.state_dict())
+        self._state = {group: copy.deepcopy(getattr(trainer.model, group).state_dict()) for group in STARTED}
         return trainer, self._seconds
 
 
@@ -145,18 +146,28 @@ def _criterion(trainer: Trainer, judged: tuple[Tensor, Tensor] | None) -> float:
 
 
 def _affordable(config: TrainConfig, domains: Mapping[str, Domain], budget: Budget, minutes: float) -> tuple[int, int]:
-    """Starts and steps that fit into the budget, by a short run whose every step does all that a later one may.
+    """Starts and steps that fit into the budget, by short runs of both.
 
-    There are as many starts as config asks for while they leave the rest of the run its share of the steps.
+    There are as many starts as config asks for while they leave the rest of the run its share of the time.
     """
+    seconds, starts, starting = 60 * minutes, 1, 0.0
+    if config.starts > 1:
+        each = config.start_steps * _step_seconds(start_configs(config)[0], domains, budget, _PROBE * seconds)
+        starts = max(1, min(config.starts, int(_STARTING * seconds / each)))
+        starting = each * starts if starts > 1 else 0.0
+    late = _step_seconds(changed(config, loss__cycle_from=0.0), domains, budget, _PROBE * seconds)
+    share = config.loss.cycle_from if config.loss.cycle else 0.0
+    early = _step_seconds(changed(config, loss__cycle=0.0), domains, budget, _PROBE * seconds) if share else 0.0
+    return starts, max(1, int((seconds - starting) / (share * early + (1 - share) * late)))
+
+
+def _step_seconds(config: TrainConfig, domains: Mapping[str, Domain], budget: Budget, seconds: float) -> float:
+    """How long a step of a run takes, every step doing all that a later one may."""
     every = config.rl.rollout_every if config.rl.weight else 1
-    probed = changed(config, loss__cycle_from=0.0, rl__critic_warmup=0)
-    trainer = Trainer(probed, domains)
+    trainer = Trainer(changed(config, rl__critic_warmup=0, rl__first_step=0), domains)
     trainer.iterate()
     begin, count = budget.now(), 0
-    while count % every or count == 0 or budget.now() - begin < 60 * minutes * _PROBE:
+    while count % every or count == 0 or budget.now() - begin < seconds:
         trainer.iterate()
         count += 1
-    total = int(60 * minutes * count / (budget.now() - begin))
-    starts = max(1, min(config.starts, int(_STARTING * total / config.start_steps)))
-    return starts, max(1, total - (starts * config.start_steps if starts > 1 else 0))
+    return (budget.now() - begin) / count

@@ -13,6 +13,10 @@ PRESET, FIGURE1, PAPER = "few-shot-cpu", "figure1-cpu", "paper"
 # The policy gradient of the ladders: the paper preset's weight, and rollouts half as often.
 _RL: dict[str, Any] = {"rl__weight": 0.1, "rl__rollout_every": 8}
 
+# The preset on windows, once its starts have seen single frames; and on whole clips, one of them a step.
+_CLIPS: dict[str, Any] = {"window": 4, "start_window": 1}
+_WHOLE: dict[str, Any] = {"window": None, "optim__batch_size": 1}
+
 
 def changed(config: TrainConfig, **values: Any) -> TrainConfig:
     """config with fields replaced; loss__cycle=0 replaces a field of a part."""
@@ -91,17 +95,17 @@ DAYNIGHT: Configs = {
     "few-shot, cycle from the start": _preset(loss__cycle_from=0.0),
     "few-shot + decay": _preset(optim__decay=True),
     "few-shot + cutout": _preset(loss__augment=("translation", "cutout")),
+    "few-shot + ReCycle": _preset(loss__recurrent=1.0, loss__recycle=1.0, loss__cycle=0.0, **_CLIPS),
+    "few-shot + video loss": _preset(loss__video=1.0, **_CLIPS),
+    "few-shot + RL": _preset(**_RL, **_CLIPS),
     # These do not.
-    "few-shot, paper's generator": _preset(network__generator="unet", network__width=16),
+    "few-shot, paper's generator": _preset(network__generator="unet", network__width=16, **_WHOLE),
     "few-shot, paper's discriminator": _preset(network__discriminator="pooling", network__width=16),
     "few-shot + style": _preset(loss__style=1.0),
     "few-shot, one start": _preset(starts=1),
     "few-shot, fp32": _preset(precision="fp32"),
     "few-shot, bce": _preset(loss__adversarial="bce"),
-    "few-shot, whole clips": _preset(window=None, optim__batch_size=1),
-    "few-shot + ReCycle": _preset(loss__recurrent=1.0, loss__recycle=1.0, loss__cycle=0.0, network__width=16, window=4),
-    "few-shot + video loss": _preset(loss__video=1.0, window=None, optim__batch_size=1),
-    "few-shot + RL": _preset(**_RL, network__width=16, window=4),
+    "few-shot, whole clips": _preset(**_WHOLE),
 }
 
 FIGURE1_VARIANTS: Configs = {

@@ -207,6 +207,8 @@ class TrainConfig:
     """Short runs from different seeds before the first step; the one whose translations look best goes on."""
     start_steps: int = 400
     """Iterations of each start, where there are several; steps does not count them."""
+    start_window: int | None = None
+    """Consecutive frames of a training clip that an iteration of a start sees; as window by default."""
     max_minutes: float | None = None
     """Stop, saving, after this much training time even if steps remain."""
     checkpoint_every: int = 500
@@ -238,8 +240,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _require("size", self.size, "a positive multiple of 8", self.size >= 8 and self.size % 8 == 0)
         _require("frames", self.frames, "at least 2", self.frames >= 2)
-        in_clip = self.window is None or 1 <= self.window <= self.frames
-        _require("window", self.window, f"from 1 to frames={self.frames}", in_clip)
+        for name in ("window", "start_window"):
+            in_clip = getattr(self, name) is None or 1 <= getattr(self, name) <= self.frames
+            _require(name, getattr(self, name), f"from 1 to frames={self.frames}", in_clip)
         forecasts = self.loss.recurrent or self.loss.recycle or self.rl.weight
         _require("window", self.window, "at least 2 where frames are forecast", self.window != 1 or not forecasts)
         for name in ("steps", "starts", "start_steps", "checkpoint_every", "keep", "preview_every"):

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from rlv2v_fast.metrics.patches import patch_distance
 from rlv2v_fast.models.rlv2vgan import DIRECTIONS, DOMAINS, OTHER
-from rlv2v_fast.train.config import TrainConfig
+from rlv2v_fast.train.config import RLConfig, TrainConfig
 
 if TYPE_CHECKING:
     from rlv2v_fast.train.trainer import ClipSource, Trainer
 
+# Parts of the model that a start is chosen for.
+STARTED = ("generators", "generators_ema", "discriminators")
 # Clips of each domain that judge a start, and the step between the frames looked at.
 _CLIPS, _FRAME_STEP = 16, 4
 # Between the seeds of two starts; a run's seeds themselves are close to one another.
@@ -27,12 +29,24 @@ _SEED_STEP = 7919
 
 
 def start_configs(config: TrainConfig) -> list[TrainConfig]:
-    """What each start is trained by: its own seed, no cycle loss, so that each direction can be judged alone, and
-    neither contrast loss nor augmentation. Dark must be free to become bright before anything holds it back, and a
-    start is too short to memorize the clips. Its steps do not shrink: it is a run's beginning, however long."""
-    loss = dataclasses.replace(config.loss, cycle=0.0, cycle_from=0.0, contrast=0.0, augment=())
-    optim = dataclasses.replace(config.optim, decay=False)
-    start = dataclasses.replace(config, steps=config.start_steps, starts=1, loss=loss, optim=optim)
+    """What each start is trained by: its own seed and the verdicts on single frames, nothing else.
+
+    No cycle or ReCycle loss, so that each direction can be judged alone; no contrast loss, for dark must be free to
+    become bright before anything holds it back; no augmentation, for a start is too short to memorize the clips. What
+    looks at whole clips, and reinforcement learning, come later: which colour becomes which is decided without them.
+    Its steps do not shrink: it is a run's beginning, however long.
+    """
+    dropped = ("recurrent", "recycle", "video", "cycle", "cycle_from", "contrast")
+    start = dataclasses.replace(
+        config,
+        steps=config.start_steps,
+        window=config.start_window or config.window,
+        loss=dataclasses.replace(config.loss, augment=(), **dict.fromkeys(dropped, 0.0)),
+        rl=RLConfig(),
+        optim=dataclasses.replace(config.optim, decay=False),
+        starts=1,
+        start_window=None,
+    )
     return [dataclasses.replace(start, seed=config.seed + index * _SEED_STEP) for index in range(config.starts)]
 
 
@@ -59,7 +73,7 @@ def adopt_best_start(
         for direction, domain in DIRECTIONS.items():
             distances[direction].append(start_distance(rival, clips, direction))
             if distances[direction][-1] == min(distances[direction]):
-                for group in ("generators", "generators_ema", "discriminators"):
+                for group in STARTED:
                     weights = getattr(rival.model, group)[domain].state_dict()
                     getattr(trainer.model, group)[domain].load_state_dict(weights)
     return distances

@@ -17,6 +17,7 @@ from bench.quality.variants import DAYNIGHT, FIGURE1_VARIANTS, changed
 from rlv2v_fast.data.writer import VideoWriter
 from rlv2v_fast.metrics import warping_error
 from rlv2v_fast.train.config import TrainConfig, load_config, resolve
+from rlv2v_fast.train.starts import start_configs
 from rlv2v_fast.train.trainer import fit
 
 TINY = {"frames": 2, "window": 2, "size": 16, "network__width": 2, "device": "cpu", "precision": "fp32"}
@@ -45,6 +46,14 @@ def data(tmp_path_factory):
 def test_every_variant_of_a_task_is_another_config(variants):
     configs = {name: make() for name, make in variants.items()}
     assert len({repr(config) for config in configs.values()}) == len(configs)
+
+
+def test_variants_that_differ_after_the_starts_train_the_same_ones():
+    names = list(DAYNIGHT)
+    sharing = names[names.index("few-shot") : names.index("few-shot, paper's generator")]
+    expected = start_configs(DAYNIGHT["few-shot"]())
+    assert all(start_configs(DAYNIGHT[name]()) == expected for name in sharing)
+    assert "few-shot + RL" in sharing
 
 
 def test_the_plain_variants_are_the_papers_system_and_the_presets():
@@ -135,6 +144,7 @@ def test_starts_are_shared_by_the_variants_that_would_train_the_same_ones(data):
 
     first = begun()
     assert begun(loss__cycle=1.0, loss__cycle_from=0.5, loss__augment=("cutout",), optim__decay=True, steps=7) == first
+    assert begun(rl__weight=0.1, loss__video=1.0, loss__recycle=1.0) == first
     assert begun(seed=9) != first
     assert begun(starts=1) != first
 

@@ -80,6 +80,7 @@ def test_an_unknown_config_lists_the_presets():
         (lambda: TrainConfig(few_shot=0), "few_shot must be at least 1; got 0"),
         (lambda: RLConfig(sigma1=1.5), r"rl.sigma1 must be in \[0, 1\]; got 1.5"),
         (lambda: TrainConfig(window=17), "window must be from 1 to frames=16; got 17"),
+        (lambda: TrainConfig(start_window=0), "start_window must be from 1 to frames=16; got 0"),
         (lambda: TrainConfig(window=1), "window must be at least 2 where frames are forecast; got 1"),
         (lambda: LossConfig(cycle_from=2), r"loss.cycle_from must be in \[0, 1\]; got 2"),
         (lambda: OptimConfig(lr_discriminator=0.0), r"optim.lr_discriminator must be above 0; got 0.0"),

@@ -3,7 +3,7 @@ import json
 
 import torch
 
-from rlv2v_fast.train.config import LossConfig, NetworkConfig
+from rlv2v_fast.train.config import LossConfig, NetworkConfig, RLConfig
 from rlv2v_fast.train.starts import judged_clips, start_configs, start_distance
 from rlv2v_fast.train.trainer import Trainer, fit, started
 
@@ -23,6 +23,16 @@ def test_each_start_has_its_own_seed_and_no_loss_that_holds_it_back(config):
     first, second = start_configs(several(config))
     assert first.seed == config.seed != second.seed
     assert first.loss == second.loss == dataclasses.replace(several(config).loss, cycle=0, contrast=0, augment=())
+
+
+def test_starts_leave_out_what_looks_at_several_frames_and_take_a_window_of_their_own(config):
+    whole = dataclasses.replace(several(config), loss=LossConfig(), rl=RLConfig(weight=0.1), window=4, start_window=1)
+    losses = {"loss": LossConfig(recurrent=0, recycle=0, video=0), "rl": RLConfig()}
+    for start in start_configs(whole):
+        assert start == dataclasses.replace(
+            start_configs(several(config))[0], seed=start.seed, window=1, start_window=None, **losses
+        )
+    assert start_configs(dataclasses.replace(whole, start_window=None))[0].window == 4
 
 
 def test_one_start_changes_nothing(config, domains):
