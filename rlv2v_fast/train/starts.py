@@ -36,12 +36,14 @@ def start_configs(config: TrainConfig) -> list[TrainConfig]:
     looks at whole clips, and reinforcement learning, come later: which colour becomes which is decided without them.
     Its steps do not shrink: it is a run's beginning, however long.
     """
-    dropped = ("recurrent", "recycle", "video", "cycle", "cycle_from", "contrast")
+    loss = dataclasses.replace(
+        config.loss, recurrent=0.0, recycle=0.0, video=0.0, cycle=0.0, cycle_from=0.0, contrast=0.0, augment=()
+    )
     start = dataclasses.replace(
         config,
         steps=config.start_steps,
         window=config.start_window or config.window,
-        loss=dataclasses.replace(config.loss, augment=(), **dict.fromkeys(dropped, 0.0)),
+        loss=loss,
         rl=RLConfig(),
         optim=dataclasses.replace(config.optim, decay=False),
         starts=1,
