@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import itertools
 from collections.abc import Callable
@@ -22,7 +23,10 @@ _TOLERANCE = 0.5
 
 
 def load_motion() -> Motion | None:
-    """Dense inverse search flow (Kroeger et al. 2016), there and back; None without OpenCV."""
+    """Dense inverse search flow (Kroeger et al. 2016), there and back; None without OpenCV.
+
+    It is kept for each clip asked about: every row scores the same ones.
+    """
     try:
         # Unchecked, so that types are the same with and without it.
         cv2: Any = importlib.import_module("cv2")
@@ -30,6 +34,7 @@ def load_motion() -> Motion | None:
         return None
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
+    @functools.cache
     def motion(clip: Tensor) -> tuple[Tensor, Tensor]:
         gray = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in to_uint8(clip)]
         large = [cv2.resize(f, None, fx=_ENLARGED, fy=_ENLARGED, interpolation=cv2.INTER_CUBIC) for f in gray]
