@@ -1,4 +1,4 @@
-"""The contrast loss: what is brighter than its surroundings should mostly stay so."""
+"""The contrast loss: what is brighter than its surroundings should mostly not become the darker."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ _TINY = 1e-8
 
 
 def contrast_loss(video: Tensor, translation: Tensor) -> Tensor:
-    """1 - mean s, s = (cov(a, b) + C3) / (std(a) std(b) + C3) of the intensities of each 7x7 window.
+    """mean max(0, -s), s = (cov(a, b) + C3) / (std(a) std(b) + C3) of the intensities of each 7x7 window.
 
     Without pairs, a chequered floor and its negative look equally right to a discriminator, and two generators whose
-    choices differ are forced by the cycle loss into either. Contrast may vanish at no cost, as much does at night, but
-    not turn round. Windows with a pixel that changes against its frame's trend, as a light that comes on while night
-    falls, cost nothing: without that exemption lights were held back.
+    choices differ are forced by the cycle loss into either. Contrast may weaken or vanish at no cost, as much does at
+    night, but not turn round. Windows with a pixel that changes against its frame's trend, as a light that comes on
+    while night falls, cost nothing: without that exemption lights were held back.
 
     Args:
         video, translation: (B, T, C, H, W) in [-1, 1], H and W at least 7; the intensity is the mean of the channels.
 
     Returns:
-        float32 scalar in [0, 2]: 0 where every window's contrast is kept or gone, 2 where each is inverted.
+        float32 scalar in [0, 1]: 0 where no window's contrast is inverted, 1 where each is.
 
     Raises:
         ValueError: the shapes differ, or are not of such frames.
 
-    Source: the structure term of SSIM, Wang et al. 2004, "Image Quality Assessment", eq. 10. The exemption is ours.
+    Source: the structure term of SSIM, Wang et al. 2004, "Image Quality Assessment", eq. 10. The limit to
+        negative values and the exemption are ours.
     """
     if video.shape != translation.shape or video.dim() != 5 or min(video.shape[3:]) < _WINDOW:
         shapes = f"{tuple(video.shape)} and {tuple(translation.shape)}"
@@ -39,7 +40,7 @@ def contrast_loss(video: Tensor, translation: Tensor) -> Tensor:
     variance_a, variance_b = ((_means(x * x) - m * m).clamp_min(0) + _TINY for x, m in ((a, mean_a), (b, mean_b)))
     covariance = _means(a * b) - mean_a * mean_b
     structure = (covariance + _FLOOR) / ((variance_a * variance_b).sqrt() + _FLOOR)
-    return ((1 - structure) * _follows_trend(b.detach() - a)).mean()
+    return ((-structure).clamp_min(0) * _follows_trend(b.detach() - a)).mean()
 
 
 def _follows_trend(change: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class LossConfig:
     cycle_from: float = 0.0
     """Share of the run's steps after which the cycle loss sets in; from the start it keeps wrong pairs of colours."""
     contrast: float = 0.0
-    """Weight of the contrast loss, against a translation that is bright where its source is dark; not the paper's."""
+    """Weight of the contrast loss, against translations that turn light and dark round; not the paper's."""
     r1: float = 0.0
     """Weight of the R1 gradient penalty on real clips; 0 leaves it out."""
     augment: tuple[Literal["translation", "cutout", "brightness"], ...] = ()
