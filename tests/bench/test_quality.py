@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from bench.quality import runs
 from bench.quality.__main__ import main, told, trained
 from bench.quality.flow import load_motion
 from bench.quality.report import CRITICS, summary
@@ -117,6 +118,25 @@ def test_training_fills_its_budget_and_keeps_the_weights_with_the_best_unpaired_
     assert 1 <= result.kept <= result.steps
     assert result.seconds < 3
     assert result.model.translate(torch.zeros(2, 3, 16, 16)).shape == (2, 3, 16, 16)
+
+
+def test_the_time_is_shared_out_by_what_starts_and_early_and_late_steps_cost(monkeypatch):
+    config = changed(DAYNIGHT["few-shot"](), start_steps=10, loss__cycle_from=0.25)
+    first = start_configs(config)[0]
+
+    def cost(config, *_):
+        return 0.1 if config == first else 0.3 if config.loss.cycle else 0.2
+
+    monkeypatch.setattr(runs, "_step_seconds", cost)
+    late = 0.25 * 0.2 + 0.75 * 0.3
+    assert affordable(config, 1.0) == (12, int((60 - 12) / late))
+    assert affordable(config, 0.1) == (4, int((6 - 4) / late))
+    assert affordable(changed(config, starts=1), 1.0) == (1, int(60 / late))
+    assert affordable(changed(config, loss__cycle=0.0, starts=1), 1.0) == (1, 300)
+
+
+def affordable(config, minutes):
+    return runs._affordable(config, {}, Budget(minutes), minutes)
 
 
 def test_a_whole_run_takes_its_own_starts_and_steps_and_keeps_its_last_weights(data):
