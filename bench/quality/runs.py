@@ -28,8 +28,8 @@ CLOCKS: dict[str, Callable[[], float]] = {"wall": time.monotonic, "cpu": time.pr
 SNAPSHOTS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 # Share of the time that finds out how long a step takes.
 _PROBE = 0.015
-# Largest share of the steps that go into starts.
-_STARTING = 0.7
+# Largest share of the time that goes into starts.
+_STARTING = 0.8
 # Source clips and frames of each, for the unpaired score.
 _JUDGED, _FRAME_STEP = 16, 4
 
@@ -67,23 +67,26 @@ class Result:
 class SharedStarts:
     """What the last starts led to, for the next run if it would train just the same ones; their time counts again."""
 
+    seconds: float = 0.0
     _configs: list[TrainConfig] = field(default_factory=list)
     _state: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    _seconds: float = 0.0
+
+    def hold(self, config: TrainConfig) -> bool:
+        """Whether the last starts are those of config."""
+        return config.starts > 1 and start_configs(config) == self._configs
 
     def begin(self, config: TrainConfig, domains: Mapping[str, Domain], budget: Budget) -> tuple[Trainer, float]:
         """A trainer before its first step, and the seconds its starts took. The clips must be those of the last run."""
-        configs = start_configs(config)
-        if config.starts > 1 and configs == self._configs:
+        if self.hold(config):
             trainer = Trainer(config, domains)
             for group, state in self._state.items():
                 getattr(trainer.model, group).load_state_dict(state)
-            return trainer, self._seconds
+            return trainer, self.seconds
         before = budget.now()
         trainer, _ = started(config, domains)
-        self._configs, self._seconds = configs, budget.now() - before
+        self._configs, self.seconds = start_configs(config), budget.now() - before
         self._state = {group: copy.deepcopy(getattr(trainer.model, group).state_dict()) for group in STARTED}
-        return trainer, self._seconds
+        return trainer, self.seconds
 
 
 def train(
@@ -106,13 +109,13 @@ def train(
         budget: of training.
         shared: of the run before, with the same clips.
     """
-    config = resolve(config)
+    config, shared = resolve(config), shared or SharedStarts()
     if budget.minutes is None:
         starts, steps, limit, marks = config.starts, config.steps, math.inf, {config.steps}
     else:
-        starts, steps = _affordable(config, domains, budget, budget.minutes)
+        starts, steps = _affordable(config, domains, budget, budget.minutes, shared)
         limit, marks = 60 * budget.minutes, {max(1, round(share * steps)) for share in SNAPSHOTS}
-    trainer, used = (shared or SharedStarts()).begin(changed(config, starts=starts, steps=steps), domains, budget)
+    trainer, used = shared.begin(changed(config, starts=starts, steps=steps), domains, budget)
     best, kept, model = float("inf"), 0, copy.deepcopy(trainer.model)
     gradients: dict[str, list[float]] = {"gradient_policy": [], "gradient_actor": []}
     while trainer.step < steps and used < limit:
@@ -145,13 +148,18 @@ def _criterion(trainer: Trainer, judged: tuple[Tensor, Tensor] | None) -> float:
     return patch_distance(translated.flatten(0, 1), judged[1]).item()
 
 
-def _affordable(config: TrainConfig, domains: Mapping[str, Domain], budget: Budget, minutes: float) -> tuple[int, int]:
+def _affordable(
+    config: TrainConfig, domains: Mapping[str, Domain], budget: Budget, minutes: float, shared: SharedStarts
+) -> tuple[int, int]:
     """Starts and steps that fit into the budget, by short runs of both.
 
-    There are as many starts as config asks for while they leave the rest of the run its share of the time.
+    There are as many starts as config asks for while they leave the rest of the run its share of the time, and those of
+    the run before where they are the same ones.
     """
     seconds, starts, starting = 60 * minutes, 1, 0.0
-    if config.starts > 1:
+    if shared.hold(config):
+        starts, starting = config.starts, shared.seconds
+    elif config.starts > 1:
         each = config.start_steps * _step_seconds(start_configs(config)[0], domains, budget, _PROBE * seconds)
         starts = max(1, min(config.starts, int(_STARTING * seconds / each)))
         starting = each * starts if starts > 1 else 0.0

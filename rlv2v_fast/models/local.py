@@ -106,7 +106,8 @@ class LocalGenerator(nn.Module):
         """Translate the next frames of a stream; frames are translated alone, so there is no state to carry."""
         if video.dim() != 5 or video.shape[2] != self.channels or video.shape[1] < 1:
             raise ValueError(f"video must have shape (B, T >= 1, {self.channels}, H, W); got {tuple(video.shape)}")
-        frames = video.flatten(0, 1)
+        # A forecast made under autocast is bfloat16; colours are told apart as finely as the weights are.
+        frames = video.flatten(0, 1).to(self.head.weight.dtype)
         gain, emission = self.head(self.hidden(self.features(frames))).to(frames.dtype).chunk(2, dim=1)
         y = (frames + 1) * (gain + self._GAIN) + emission - 1 + self._looked_up(frames)
         return (y if self.training else y.clamp(-1, 1)).unflatten(0, video.shape[:2]), state

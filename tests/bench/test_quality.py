@@ -131,12 +131,14 @@ def test_the_time_is_shared_out_by_what_starts_and_early_and_late_steps_cost(mon
     late = 0.25 * 0.2 + 0.75 * 0.3
     assert affordable(config, 1.0) == (12, int((60 - 12) / late))
     assert affordable(config, 0.1) == (4, int((6 - 4) / late))
+    shared = SharedStarts(3.0, start_configs(config))
+    assert runs._affordable(config, {}, Budget(0.1), 0.1, shared) == (12, int((6 - 3) / late))
     assert affordable(changed(config, starts=1), 1.0) == (1, int(60 / late))
     assert affordable(changed(config, loss__cycle=0.0, starts=1), 1.0) == (1, 300)
 
 
 def affordable(config, minutes):
-    return runs._affordable(config, {}, Budget(minutes), minutes)
+    return runs._affordable(config, {}, Budget(minutes), minutes, SharedStarts())
 
 
 def test_a_whole_run_takes_its_own_starts_and_steps_and_keeps_its_last_weights(data):

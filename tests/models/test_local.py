@@ -26,6 +26,15 @@ def test_fourier_features_turn_fast_with_colour_and_slowly_with_place():
     assert weight[:, 3:].std().item() == pytest.approx(1, rel=0.1)
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_clip_of_lower_precision_is_translated_as_precisely_as_the_weights(autocast):
+    generator, clip = LocalGenerator(4).eval(), video(dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found, expected = generator(clip), generator(clip.float())
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 3, 1, 1), (2, 3, 3, 7, 5), (1, 2, 3, 16, 24)])
 def test_a_clip_of_any_size_is_translated_within_range_in_eval_mode(shape):
     generator = LocalGenerator(4).eval()

@@ -318,6 +318,13 @@ def small(config):
     )
 
 
+def test_networks_for_few_videos_train_in_bf16_with_all_losses_of_the_paper_and_its_reinforcement(config, domains):
+    config = dataclasses.replace(config, precision="bf16", network=small(config).network, window=3)
+    losses = Trainer(config, domains).iterate()
+    assert {"recurrent_x", "recycle_x", "video_x"} <= set(losses), losses.keys()
+    assert any(name.startswith("critic") for name in losses), losses.keys()
+
+
 def test_the_cycle_loss_sets_in_after_its_share_of_the_run(config, domains):
     trainer = Trainer(small(config), domains)
     assert ["cycle_x" in trainer.iterate() for _ in range(4)] == [False, False, True, True]
