@@ -95,7 +95,7 @@ class LocalGenerator(nn.Module):
         self.table = nn.Parameter(torch.zeros(1, channels, *[self._LEVELS] * 3)) if channels == 3 else None
 
     def forward(self, video: Tensor) -> Tensor:
-        """(B, T, C, H, W) in [-1, 1] to the same shape; in [-1, 1] too in eval mode.
+        """(B, T, C, H, W) in [-1, 1] to the same shape, of the weights' dtype; in [-1, 1] too in eval mode.
 
         Raises:
             ValueError: video has another rank or channel count, or no frame.

@@ -128,12 +128,12 @@ def test_the_time_is_shared_out_by_what_starts_and_early_and_late_steps_cost(mon
         return 0.1 if config == first else 0.3 if config.loss.cycle else 0.2
 
     monkeypatch.setattr(runs, "_step_seconds", cost)
-    late = 0.25 * 0.2 + 0.75 * 0.3
-    assert affordable(config, 1.0) == (12, int((60 - 12) / late))
-    assert affordable(config, 0.1) == (4, int((6 - 4) / late))
+    mean = 0.25 * 0.2 + 0.75 * 0.3
+    assert affordable(config, 1.0) == (12, int((60 - 12) / mean))
+    assert affordable(config, 0.1) == (4, int((6 - 4) / mean))
     shared = SharedStarts(3.0, start_configs(config))
-    assert runs._affordable(config, {}, Budget(0.1), 0.1, shared) == (12, int((6 - 3) / late))
-    assert affordable(changed(config, starts=1), 1.0) == (1, int(60 / late))
+    assert runs._affordable(config, {}, Budget(0.1), 0.1, shared) == (12, int((6 - 3) / mean))
+    assert affordable(changed(config, starts=1), 1.0) == (1, int(60 / mean))
     assert affordable(changed(config, loss__cycle=0.0, starts=1), 1.0) == (1, 300)
 
 
