@@ -86,11 +86,11 @@ def test_every_train_flag_reaches_the_configuration():
         "--rl.rollout-every": "2", "--rl.critic-warmup": "3", "--rl.batch-size": "4", "--rl.capacity": "5",
         "--rl.buffer-gib": "0.5", "--optim.lr": "0.1", "--optim.lr-critic": "0.2", "--optim.beta1": "0.3",
         "--optim.beta2": "0.4", "--optim.batch-size": "5", "--optim.clip-norm": "6", "--optim.ema": "0.7",
-        "--window": "2", "--starts": "2", "--start-steps": "8", "--start-window": "3", "--loss.style": "0.5", "--loss.cycle": "0.5",
+        "--window": "2", "--starts": "2", "--start-steps": "8", "--loss.style": "0.5", "--loss.cycle": "0.5",
         "--loss.cycle-from": "0.25", "--optim.lr-discriminator": "0.2", "--network.generator": "local",
         "--network.discriminator": "patch", "--network.output": "gain", "--rl.target": "monte_carlo",
         "--rl.critics": "2", "--rl.smoothing": "0.1", "--rl.critic-steps": "3", "--rl.first-step": "4",
-        "--loss.contrast": "0.25",
+        "--loss.contrast": "0.25", "--start-window": "3",
     }  # fmt: skip
     switches = ["--flip", "--compile", "--tensorboard", "--quiet", "--network.no-sync-norm", "--optim.decay"]
     switches.append("--rl.normalize")
