@@ -40,7 +40,7 @@ class Translate:
     output: tyro.conf.Positional[Path]
     """mp4, mov, webm, avi, gif or webp by suffix; no suffix writes a folder of png frames."""
     model: Path
-    """Folder of a run, a checkpoint or a saved model."""
+    """Folder of a run (its best model where it kept one, or its newest checkpoint), a checkpoint or a saved model."""
     direction: Literal["x2y", "y2x"] = "x2y"
     """x2y: source to target."""
     device: str = "auto"
@@ -56,7 +56,7 @@ class Evaluate:
     """Score a model's translations."""
 
     model: Path
-    """Folder of a run, a checkpoint or a saved model."""
+    """Folder of a run (its best model where it kept one, or its newest checkpoint), a checkpoint or a saved model."""
     source: Path
     """Video or folder of videos to translate."""
     reference: Path | None = None

@@ -20,12 +20,12 @@ import torch
 from bench.harness import environment
 from bench.quality.flow import load_motion
 from bench.quality.report import summary, write_sheet
-from bench.quality.runs import CLOCKS, Budget, Result, SharedStarts, judged_frames, train
+from bench.quality.runs import CLOCKS, Budget, Result, SharedStarts, train
 from bench.quality.score import NETWORK, Translate, load_features
 from bench.quality.tasks import DayNight, Figure1, Task
 from bench.quality.variants import changed
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN
-from rlv2v_fast.train.checkpoint import checkpoints
+from rlv2v_fast.train.checkpoint import model_folder
 from rlv2v_fast.train.config import load_config, to_dict
 
 Row = dict[str, Any]
@@ -48,20 +48,22 @@ def run(options: argparse.Namespace) -> int:
 
 
 def score(options: argparse.Namespace) -> int:
-    """Append a row for each finished run, its last weights scored."""
+    """Append a row for each finished run: the model that `rlv2v translate` takes of it, scored."""
     torch.set_num_threads(options.threads)
     task = open_task(options)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     for run_folder in options.runs:
         config = load_config(run_folder / "config.yaml")
-        model = RLV2VGAN.from_pretrained(checkpoints(run_folder)[-1])
+        folder = model_folder(run_folder)
+        model = RLV2VGAN.from_pretrained(folder)
         # Starts write no rows, so the time of a run with several is not in its files.
         key = {**NEVER_TRAINED, "task": task.name, "variant": options.name, "k": config.few_shot, "seed": config.seed}
         if options.sheets is not None:
             write_sheet(options.sheets / f"{task.name}_{run_folder.name}.png", model.translate, task.pairs)
         # Where somebody's files lie is no part of a measurement.
         told_config = to_dict(changed(config, source=None, target=None, out=None))
-        how = {"starts": config.starts, "steps": config.steps, "config": told_config}
+        kept = int(folder.name.split("_")[-1])
+        how = {"starts": config.starts, "steps": config.steps, "kept": kept, "config": told_config}
         back = task.back_scores(lambda clip, model=model: model.translate(clip, "y2x"))  # type: ignore[misc]
         append(
             options.out,
@@ -133,8 +135,7 @@ def measure(key: Row, options: argparse.Namespace, task: Task, shared: SharedSta
 def trained(key: Row, task: Task, shared: SharedStarts) -> Result:
     config = changed(task.variants[key["variant"]](), seed=key["seed"], few_shot=key["k"], device="cpu", quiet=True)
     domains = task.domains(config, key["k"])
-    judged = judged_frames(domains) if task.selects else None
-    return train(config, domains, judged, Budget(key["minutes"], key["clock"]), shared)
+    return train(config, domains, Budget(key["minutes"], key["clock"]), shared, selects=task.selects)
 
 
 def told(result: Result, task: Task) -> Row:

@@ -1,6 +1,7 @@
 """Training one variant, for a given time or at its full length.
 
-Where the time is given, the weights kept are those that an unpaired score prefers; a whole run keeps its last.
+The weights kept are those that an unpaired score prefers, and the last ones where a task has none. A whole run asks for
+the score when the package would, or never.
 """
 
 from __future__ import annotations
@@ -12,14 +13,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from bench.quality.variants import changed
 from rlv2v_fast.data.clips import Domain
-from rlv2v_fast.metrics import patch_distance
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN
 from rlv2v_fast.train.config import TrainConfig, resolve
+from rlv2v_fast.train.selection import is_judged, judged_clips, translation_distance
 from rlv2v_fast.train.starts import STARTED, start_configs
 from rlv2v_fast.train.trainer import Trainer, started
 
@@ -30,8 +30,6 @@ SNAPSHOTS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _PROBE = 0.015
 # Largest share of the time that goes into starts.
 _STARTING = 0.8
-# Source clips and frames of each, for the unpaired score.
-_JUDGED, _FRAME_STEP = 16, 4
 
 
 @dataclass(frozen=True)
@@ -92,11 +90,12 @@ class SharedStarts:
 def train(
     config: TrainConfig,
     domains: Mapping[str, Domain],
-    judged: tuple[Tensor, Tensor] | None,
     budget: Budget,
     shared: SharedStarts | None = None,
+    *,
+    selects: bool = False,
 ) -> Result:
-    """Train for the budget and return the model whose unpaired score is best, or the last one of a whole run.
+    """Train for the budget and return the model whose unpaired score is best, or the last one.
 
     The schedules of a run count steps, so the first trainer only measures how many the budget holds. Time spent on the
     unpaired score does not count.
@@ -104,19 +103,20 @@ def train(
     Args:
         config: of the variant; the budget's minutes replace starts and steps.
         domains: "x" and "y".
-        judged: source clips (N, T, 3, H, W) and target frames (M, 3, H, W), both from training; None keeps the last
-            model.
         budget: of training.
         shared: of the run before, with the same clips.
+        selects: whether to choose; a whole run chooses where its config asks for it, too.
     """
     config, shared = resolve(config), shared or SharedStarts()
     if budget.minutes is None:
-        starts, steps, limit, marks = config.starts, config.steps, math.inf, {config.steps}
+        starts, steps, limit = config.starts, config.steps, math.inf
+        marks = {step for step in range(1, steps + 1) if is_judged(config, step)} if selects else set()
     else:
         starts, steps = _affordable(config, domains, budget, budget.minutes, shared)
         limit, marks = 60 * budget.minutes, {max(1, round(share * steps)) for share in SNAPSHOTS}
     trainer, used = shared.begin(changed(config, starts=starts, steps=steps), domains, budget)
-    best, kept, model = float("inf"), 0, copy.deepcopy(trainer.model)
+    clips = judged_clips(config, domains) if selects and marks else None
+    best, kept, model = math.inf, 0, trainer.model
     gradients: dict[str, list[float]] = {"gradient_policy": [], "gradient_actor": []}
     while trainer.step < steps and used < limit:
         begin = budget.now()
@@ -125,27 +125,14 @@ def train(
         for name, norms in gradients.items():
             norms += [losses[name]] if name in losses else []
         # A machine that grew slower ends the run before its last step.
-        if trainer.step in marks or used >= limit:
-            criterion = _criterion(trainer, judged)
-            if judged is None or criterion < best:
-                best, kept, model = criterion, trainer.step, copy.deepcopy(trainer.model)
+        if clips is not None and (trainer.step in marks or used >= limit):
+            distance = translation_distance(trainer.model, clips)
+            if distance < best:
+                best, kept, model = distance, trainer.step, copy.deepcopy(trainer.model)
+    if clips is None:
+        best, kept = math.nan, trainer.step
     typical = {name: statistics.median(norms) for name, norms in gradients.items() if norms}
     return Result(model, trainer, starts, trainer.step, kept, used, best, typical)
-
-
-def judged_frames(domains: Mapping[str, Domain]) -> tuple[Tensor, Tensor]:
-    """What the unpaired score compares: clips of the source, and frames of the few target clips."""
-    random = torch.Generator().manual_seed(0)
-    source = domains["x"].batch(random, _JUDGED)[:, ::_FRAME_STEP]
-    target = domains["y"].batch(random, _JUDGED)[:, ::_FRAME_STEP]
-    return source, target.flatten(0, 1)
-
-
-def _criterion(trainer: Trainer, judged: tuple[Tensor, Tensor] | None) -> float:
-    if judged is None:
-        return math.nan
-    translated = trainer.model.translate(judged[0].to(trainer.device))
-    return patch_distance(translated.flatten(0, 1), judged[1]).item()
 
 
 def _affordable(

@@ -1,10 +1,13 @@
 """Checkpoints: RUN/checkpoints/step_XXXXXXXX/ holds the model as save_pretrained writes it, and state.pt.
 
-A checkpoint is written beside its place and renamed, so that one with its final name is complete.
+RUN/best/step_XXXXXXXX/ holds the model a run prefers (train/selection.py) and best.json, its distance. Both are
+written beside their place and renamed, so that one with its final name is complete.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -17,13 +20,17 @@ from rlv2v_fast.models.rlv2vgan import CONFIG_FILE, RLV2VGAN
 from rlv2v_fast.train import distributed
 
 FORMAT = 1
-STATE_FILE = "state.pt"
+STATE_FILE, BEST_FILE = "state.pt", "best.json"
 _PREFIX = "step_"
 
 
 def checkpoints(run: Path) -> list[Path]:
     """Complete checkpoints of a run, oldest first."""
-    return sorted(p for p in (run / "checkpoints").glob(f"{_PREFIX}*") if p.name[len(_PREFIX) :].isdigit())
+    return _complete(run / "checkpoints")
+
+
+def _complete(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.glob(f"{_PREFIX}*") if p.name[len(_PREFIX) :].isdigit())
 
 
 def save_checkpoint(run: Path, step: int, model: RLV2VGAN, state: dict[str, Any], keep: int) -> Path:
@@ -55,6 +62,37 @@ def save_checkpoint(run: Path, step: int, model: RLV2VGAN, state: dict[str, Any]
     return folder
 
 
+def save_best(run: Path, step: int, model: RLV2VGAN, distance: float) -> Path:
+    """Write the model a run prefers from now on atomically, then delete the one before; returns its folder."""
+    folder = run / "best" / f"{_PREFIX}{step:08d}"
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        unfinished.mkdir(parents=True)
+        model.save_pretrained(unfinished)
+        (unfinished / BEST_FILE).write_text(json.dumps({"step": step, "distance": distance}) + "\n")
+        _put_in_place(unfinished, folder)
+    except OSError as error:
+        raise InputError(f"model {folder} cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    for old in _complete(run / "best"):
+        if old != folder:
+            shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def best_distance(run: Path) -> float:
+    """The distance of the model a run prefers; infinite where there is none."""
+    found = _complete(run / "best")
+    if not found:
+        return math.inf
+    path = found[-1] / BEST_FILE
+    try:
+        return float(json.loads(path.read_text())["distance"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+
+
 def state_file(process: int) -> str:
     """Name of the file with the state of a process; process 0's has all that they share, too."""
     return f"state_{process}.pt" if process else STATE_FILE
@@ -78,12 +116,12 @@ def load_state(folder: Path, process: int = 0) -> dict[str, Any]:
 
 
 def model_folder(path: Path) -> Path:
-    """The saved model that --model names: a folder of save_pretrained, a checkpoint, or a run (its newest)."""
+    """The saved model that --model names: a folder of save_pretrained, a checkpoint, or a run (its best or newest)."""
     if not path.is_dir():
         raise InputError(f"model must be a run or a saved model's folder; {str(path)!r} is not a folder")
     if (path / CONFIG_FILE).is_file():
         return path
-    found = checkpoints(path)
+    found = _complete(path / "best") or checkpoints(path)
     if not found:
         raise InputError(f"model {str(path)!r} holds neither a {CONFIG_FILE} nor a checkpoint")
     return found[-1]

@@ -209,6 +209,9 @@ class TrainConfig:
     """Iterations of each start, where there are several; steps does not count them."""
     start_window: int | None = None
     """Consecutive frames of a training clip that an iteration of a start sees; as window by default."""
+    select_every: int | None = None
+    """From half of steps on, iterations between looks at how near translations are to target clips, pairs unknown; the
+    nearest model is kept in best/, and is what translating with the run uses. By default the newest checkpoint is."""
     max_minutes: float | None = None
     """Stop, saving, after this much training time even if steps remain."""
     checkpoint_every: int = 500
@@ -247,6 +250,10 @@ class TrainConfig:
         _require("window", self.window, "at least 2 where frames are forecast", self.window != 1 or not forecasts)
         for name in ("steps", "starts", "start_steps", "checkpoint_every", "keep", "preview_every"):
             _require(name, getattr(self, name), "at least 1", getattr(self, name) >= 1)
+        every = self.select_every
+        _require("select_every", every, "at least 1", every is None or every >= 1)
+        fits = self.size > 8 or (self.starts == 1 and every is None)
+        _require("size", self.size, "at least 16 where starts or select_every compare patches", fits)
         _require("max_minutes", self.max_minutes, "above 0", self.max_minutes is None or self.max_minutes > 0)
         _require("few_shot", self.few_shot, "at least 1", self.few_shot is None or self.few_shot >= 1)
 

@@ -7,23 +7,18 @@ other domain's clips. Each has discriminators of its own: common ones learned to
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from rlv2v_fast.metrics.patches import patch_distance
-from rlv2v_fast.models.rlv2vgan import DIRECTIONS, DOMAINS, OTHER
+from rlv2v_fast.models.rlv2vgan import DIRECTIONS
 from rlv2v_fast.train.config import RLConfig, TrainConfig
+from rlv2v_fast.train.selection import judged_clips, translation_distance
 
 if TYPE_CHECKING:
-    from rlv2v_fast.train.trainer import ClipSource, Trainer
+    from rlv2v_fast.train.trainer import Trainer
 
 # Parts of the model that a start is chosen for.
 STARTED = ("generators", "generators_ema", "discriminators")
-# Clips of each domain that judge a start, and the step between the frames looked at.
-_CLIPS, _FRAME_STEP = 16, 4
 # Between the seeds of two starts; a run's seeds themselves are close to one another.
 _SEED_STEP = 7919
 
@@ -73,22 +68,9 @@ def adopt_best_start(
             rival.iterate()
             stepped()
         for direction, domain in DIRECTIONS.items():
-            distances[direction].append(start_distance(rival, clips, direction))
+            distances[direction].append(translation_distance(rival.model, clips, direction))
             if distances[direction][-1] == min(distances[direction]):
                 for group in STARTED:
                     weights = getattr(rival.model, group)[domain].state_dict()
                     getattr(trainer.model, group)[domain].load_state_dict(weights)
     return distances
-
-
-def judged_clips(config: TrainConfig, domains: Mapping[str, ClipSource]) -> dict[str, Tensor]:
-    """Clips of each domain, (16, t, 3, size, size), always the same for a seed."""
-    random = torch.Generator().manual_seed(config.seed + 5)
-    return {domain: domains[domain].batch(random, _CLIPS)[:, ::_FRAME_STEP] for domain in DOMAINS}
-
-
-def start_distance(trainer: Trainer, clips: Mapping[str, Tensor], direction: str) -> float:
-    """The patch distance of the translated clips and those of the domain they should belong to."""
-    domain = DIRECTIONS[direction]
-    translated = trainer.model.translate(clips[OTHER[domain]].to(trainer.device), direction)
-    return patch_distance(translated.flatten(0, 1), clips[domain].flatten(0, 1)).item()

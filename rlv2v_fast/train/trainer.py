@@ -24,6 +24,7 @@ from rlv2v_fast.train.checkpoint import checkpoints, load_state, save_checkpoint
 from rlv2v_fast.train.config import TrainConfig, changed_fields, from_dict, save_config, to_dict
 from rlv2v_fast.train.logging import RunLog, preview_sheet, save_preview
 from rlv2v_fast.train.reinforcement import Reinforcement
+from rlv2v_fast.train.selection import is_judged, judged_clips, keep_if_best
 from rlv2v_fast.train.starts import adopt_best_start, start_configs
 from rlv2v_fast.train.steps import (
     Losses,
@@ -305,6 +306,7 @@ def fit(config: TrainConfig, domains: Mapping[str, ClipSource], *, resume: bool 
     else:
         trainer = _start(config, domains, run)
     log = _open_log(config, run, trainer.step) if distributed.rank() == 0 else None
+    judged = judged_clips(config, domains) if log is not None and config.select_every is not None else None
     try:
         with _interruptible() as interrupted:
             deadline = begin + 60 * (config.max_minutes or math.inf)
@@ -314,7 +316,7 @@ def fit(config: TrainConfig, domains: Mapping[str, ClipSource], *, resume: bool 
                 return interrupted() or (distributed.rank() == 0 and time.monotonic() >= deadline)
 
             while trainer.step < config.steps and not distributed.any_true(is_over()):
-                _step_and_record(trainer, log, run)
+                _step_and_record(trainer, log, run, judged)
             if not saved or trainer.step > int(saved.name.split("_")[-1]):
                 trainer.save(run)
             if distributed.any_true(interrupted()):
@@ -351,13 +353,16 @@ def _open_log(config: TrainConfig, run: Path, step: int) -> RunLog:
     return RunLog(run, step, expected, quiet=config.quiet, tensorboard=config.tensorboard)
 
 
-def _step_and_record(trainer: Trainer, log: RunLog | None, run: Path) -> None:
+def _step_and_record(trainer: Trainer, log: RunLog | None, run: Path, judged: Mapping[str, Tensor] | None) -> None:
     """One iteration and what is written of it; without a log, this process writes its part of checkpoints only."""
     config = trainer.config
     begin = time.perf_counter()
     losses = trainer.iterate()
+    seconds = time.perf_counter() - begin
+    if judged is not None and is_judged(config, trainer.step):
+        losses["distance"] = keep_if_best(trainer, judged, run)
     if log is not None:
-        log.row(trainer.step, time.perf_counter() - begin, losses)
+        log.row(trainer.step, seconds, losses)
         if trainer.step % config.preview_every == 0 or trainer.step == config.steps:
             trainer.preview(run / "previews" / f"step_{trainer.step:08d}.png")
     if trainer.step % config.checkpoint_every == 0 and trainer.step < config.steps:

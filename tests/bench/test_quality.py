@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ from bench.quality import runs
 from bench.quality.__main__ import main, told, trained
 from bench.quality.flow import load_motion
 from bench.quality.report import CRITICS, summary
-from bench.quality.runs import Budget, SharedStarts, judged_frames, train
+from bench.quality.runs import Budget, SharedStarts, train
 from bench.quality.tasks import DayNight, Figure1
 from bench.quality.variants import DAYNIGHT, FIGURE1_VARIANTS, changed
 from rlv2v_fast.data.writer import VideoWriter
 from rlv2v_fast.metrics import warping_error
+from rlv2v_fast.models.rlv2vgan import RLV2VGAN
+from rlv2v_fast.train.checkpoint import model_folder
 from rlv2v_fast.train.config import TrainConfig, load_config, resolve
 from rlv2v_fast.train.starts import start_configs
 from rlv2v_fast.train.trainer import fit
@@ -113,8 +116,8 @@ def tiny_task(data):
 def test_training_fills_its_budget_and_keeps_the_weights_with_the_best_unpaired_score(data):
     task = tiny_task(data)
     config = changed(task.variants["tiny"](), rl__weight=0.0, starts=2, start_steps=1, few_shot=2, quiet=True)
-    domains = task.domains(config, 2)
-    result = train(config, domains, judged_frames(domains), Budget(0.02, "cpu"))
+    result = train(config, task.domains(config, 2), Budget(0.02, "cpu"), selects=True)
+    assert result.criterion > 0
     assert 1 <= result.kept <= result.steps
     assert result.seconds < 3
     assert result.model.translate(torch.zeros(2, 3, 16, 16)).shape == (2, 3, 16, 16)
@@ -144,10 +147,24 @@ def affordable(config, minutes):
 def test_a_whole_run_takes_its_own_starts_and_steps_and_keeps_its_last_weights(data):
     task = tiny_task(data)
     config = changed(task.variants["tiny"](), rl__weight=0.0, starts=2, start_steps=2, steps=3, few_shot=2, quiet=True)
-    result = train(config, task.domains(config, 2), None, Budget(None, "cpu"))
+    result = train(config, task.domains(config, 2), Budget(None, "cpu"), selects=True)
     assert (result.starts, result.steps, result.kept) == (2, 3, 3)
+    assert math.isnan(result.criterion)
     last, kept = result.trainer.model.state_dict(), result.model.state_dict()
     assert all(torch.equal(last[name], tensor) for name, tensor in kept.items())
+
+
+def test_a_whole_run_keeps_the_weights_that_the_package_would(data, tmp_path):
+    task = tiny_task(data)
+    config = changed(task.variants["tiny"](), rl__weight=0.0, steps=4, select_every=1, few_shot=2, quiet=True)
+    config = resolve(changed(config, out=tmp_path / "run"))
+    domains = task.domains(config, 2)
+    result = train(config, domains, Budget(None, "cpu"), selects=True)
+    fit(config, domains)
+    folder = model_folder(tmp_path / "run")
+    assert folder.name == f"step_{result.kept:08d}"
+    shipped, kept = RLV2VGAN.from_pretrained(folder).state_dict(), result.model.state_dict()
+    assert all(torch.equal(shipped[name], tensor) for name, tensor in kept.items())
 
 
 def test_starts_are_shared_by_the_variants_that_would_train_the_same_ones(data):

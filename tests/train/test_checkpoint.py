@@ -1,9 +1,18 @@
+import math
+
 import pytest
 import torch
 
 from rlv2v_fast.errors import InputError
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN, ModelConfig
-from rlv2v_fast.train.checkpoint import checkpoints, load_state, model_folder, save_checkpoint
+from rlv2v_fast.train.checkpoint import (
+    best_distance,
+    checkpoints,
+    load_state,
+    model_folder,
+    save_best,
+    save_checkpoint,
+)
 
 
 @pytest.fixture
@@ -36,6 +45,23 @@ def test_unfinished_checkpoints_are_not_seen(tmp_path):
     assert checkpoints(tmp_path) == []
 
 
+def test_a_best_model_that_cannot_be_written_leaves_the_one_before(tmp_path, model, monkeypatch):
+    assert best_distance(tmp_path) == math.inf
+    kept = save_best(tmp_path, 3, model, 0.5)
+
+    def fail(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(model, "save_pretrained", fail)
+    with pytest.raises(InputError, match=r"model .* cannot be written: No space left on device"):
+        save_best(tmp_path, 4, model, 0.25)
+    assert list((tmp_path / "best").iterdir()) == [kept]
+    assert best_distance(tmp_path) == 0.5
+    (kept / "best.json").write_text("{}")
+    with pytest.raises(InputError, match=r"best\.json cannot be read"):
+        best_distance(tmp_path)
+
+
 def test_damaged_missing_and_future_states_are_named(tmp_path, model):
     folder = save_checkpoint(tmp_path, 1, model, {"x": torch.zeros(100)}, keep=1)
     state = folder / "state.pt"
@@ -60,6 +86,11 @@ def test_model_folder_finds_runs_checkpoints_and_saved_models(tmp_path, model):
     assert model_folder(tmp_path / "run") == saved
     assert model_folder(saved) == saved
     assert model_folder(tmp_path / "saved") == tmp_path / "saved"
+    save_checkpoint(tmp_path / "run", 9, model, {}, keep=1)
+    save_best(tmp_path / "run", 2, model, 0.5)
+    best = save_best(tmp_path / "run", 5, model, 0.25)
+    assert list((tmp_path / "run" / "best").iterdir()) == [best]
+    assert model_folder(tmp_path / "run") == best
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"holds neither a config\.json nor a checkpoint"):
         model_folder(tmp_path / "empty")

@@ -4,7 +4,8 @@ import json
 import torch
 
 from rlv2v_fast.train.config import LossConfig, NetworkConfig, RLConfig
-from rlv2v_fast.train.starts import judged_clips, start_configs, start_distance
+from rlv2v_fast.train.selection import judged_clips, translation_distance
+from rlv2v_fast.train.starts import start_configs
 from rlv2v_fast.train.trainer import Trainer, fit, started
 
 
@@ -52,8 +53,8 @@ def test_a_run_goes_on_from_the_start_nearest_to_the_target_in_each_direction(co
             rival.iterate()
     clips = judged_clips(config, domains)
     for direction, domain in (("x2y", "y"), ("y2x", "x")):
-        distances = [start_distance(rival, clips, direction) for rival in rivals]
-        assert start_distance(trainer, clips, direction) == min(distances)
+        distances = [translation_distance(rival.model, clips, direction) for rival in rivals]
+        assert translation_distance(trainer.model, clips, direction) == min(distances)
         assert told[direction] == distances
         best = rivals[distances.index(min(distances))].model
         for group in ("generators", "generators_ema", "discriminators"):

@@ -1,0 +1,54 @@
+"""Which model of a run to use: the one whose translations look best, told without pairs.
+
+Adversarial training has no loss that falls until it is done, and its last weights are seldom its best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from rlv2v_fast.metrics.patches import patch_distance
+from rlv2v_fast.models.rlv2vgan import DIRECTIONS, DOMAINS, OTHER, RLV2VGAN
+from rlv2v_fast.train.checkpoint import best_distance, save_best
+from rlv2v_fast.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from rlv2v_fast.train.trainer import ClipSource, Trainer
+
+# Clips of each domain that judge a model, and the step between the frames looked at.
+_CLIPS, _FRAME_STEP = 16, 4
+# Share of a run before which no model is worth keeping.
+_FROM = 0.5
+
+
+def judged_clips(config: TrainConfig, domains: Mapping[str, ClipSource]) -> dict[str, Tensor]:
+    """Clips of each domain, (16, t, 3, size, size), always the same for a seed."""
+    random = torch.Generator().manual_seed(config.seed + 5)
+    return {domain: domains[domain].batch(random, _CLIPS)[:, ::_FRAME_STEP] for domain in DOMAINS}
+
+
+def translation_distance(model: RLV2VGAN, clips: Mapping[str, Tensor], direction: str = "x2y") -> float:
+    """The patch distance of the translated clips and those of the domain they should belong to."""
+    domain = DIRECTIONS[direction]
+    device = next(model.parameters()).device
+    translated = model.translate(clips[OTHER[domain]].to(device), direction)
+    return patch_distance(translated.flatten(0, 1), clips[domain].flatten(0, 1)).item()
+
+
+def is_judged(config: TrainConfig, step: int) -> bool:
+    """Whether a run compares the model that it has after `step` iterations with the best one before."""
+    every = config.select_every
+    return every is not None and step >= _FROM * config.steps and (step % every == 0 or step == config.steps)
+
+
+def keep_if_best(trainer: Trainer, clips: Mapping[str, Tensor], run: Path) -> float:
+    """The distance of the source clips translated now; where none before was as low, the model is kept in run/best."""
+    distance = translation_distance(trainer.model, clips)
+    if distance < best_distance(run):
+        save_best(run, trainer.step, trainer.model, distance)
+    return distance
