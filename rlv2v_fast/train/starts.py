@@ -24,7 +24,7 @@ _SEED_STEP = 7919
 
 
 def start_configs(config: TrainConfig) -> list[TrainConfig]:
-    """What each start is trained by: its own seed and the verdicts on single frames, nothing else.
+    """What each start is trained by: its own seed and the verdicts on single frames, with their gradient penalty.
 
     No cycle or ReCycle loss, so that each direction can be judged alone; no contrast loss, for dark must be free to
     become bright before anything holds it back; no augmentation, for a start is too short to memorize the clips. What
@@ -43,6 +43,7 @@ def start_configs(config: TrainConfig) -> list[TrainConfig]:
         optim=dataclasses.replace(config.optim, decay=False),
         starts=1,
         start_window=None,
+        select_every=None,
     )
     return [dataclasses.replace(start, seed=config.seed + index * _SEED_STEP) for index in range(config.starts)]
 
