@@ -115,7 +115,7 @@ def train(
         starts, steps = _affordable(config, domains, budget, budget.minutes, shared)
         limit, marks = 60 * budget.minutes, {max(1, round(share * steps)) for share in SNAPSHOTS}
     trainer, used = shared.begin(changed(config, starts=starts, steps=steps), domains, budget)
-    clips = judged_clips(config, domains) if selects and marks else None
+    clips = judged_clips(domains) if selects and marks else None
     best, kept, model = math.inf, 0, trainer.model
     gradients: dict[str, list[float]] = {"gradient_policy": [], "gradient_actor": []}
     while trainer.step < steps and used < limit:

@@ -181,7 +181,7 @@ class Domain:
         start = _draw(length - self.frames + 1, generator)
         top = _draw(height - self.size + 1, generator)
         left = _draw(width - self.size + 1, generator)
-        window = clip[start : start + self.frames, top : top + self.size, left : left + self.size]
+        window = self._window(clip, start, top, left)
         if self.flip and _draw(2, generator):
             window = window[:, :, ::-1]
         return to_tensor(window)
@@ -189,6 +189,24 @@ class Domain:
     def batch(self, generator: torch.Generator, batch_size: int) -> torch.Tensor:
         """Draw ``batch_size`` samples: float32 ``(B, frames, 3, size, size)`` in [-1, 1]."""
         return torch.stack([self.sample(generator) for _ in range(batch_size)])
+
+    def spread(self, count: int) -> torch.Tensor:
+        """The same ``count`` clips every time, evenly over the videos: float32 ``(count, frames, 3, size, size)``.
+
+        As if the videos were laid end to end: of many videos some, each somewhere in its length, and of few each as
+        often as any other, up to one, from first frames evenly apart. The middle of each frame, never mirrored.
+        """
+        clips = []
+        for index in range(count):
+            video, place = divmod((2 * index + 1) * len(self.clips), 2 * count)
+            clip = self.clips[video].frames
+            length, height, width = clip.shape[:3]
+            start = (length - self.frames + 1) * place // (2 * count)
+            clips.append(to_tensor(self._window(clip, start, (height - self.size) // 2, (width - self.size) // 2)))
+        return torch.stack(clips)
+
+    def _window(self, clip: np.ndarray, start: int, top: int, left: int) -> np.ndarray:
+        return clip[start : start + self.frames, top : top + self.size, left : left + self.size]
 
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits over the names, shapes and pixels of the clips.

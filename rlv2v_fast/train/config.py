@@ -210,7 +210,7 @@ class TrainConfig:
     start_window: int | None = None
     """Consecutive frames of a training clip that an iteration of a start sees; as window by default."""
     select_every: int | None = None
-    """From half of steps on, iterations between looks at how near translations are to target clips, pairs unknown; the
+    """From 60 % of steps on, iterations between looks at how near translations are to target clips, pairs unknown; the
     nearest model is kept in best/, and is what translating with the run uses. By default the newest checkpoint is."""
     max_minutes: float | None = None
     """Stop, saving, after this much training time even if steps remain."""

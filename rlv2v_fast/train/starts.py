@@ -62,7 +62,7 @@ def adopt_best_start(
     Returns:
         For each direction, the patch distance of every rival.
     """
-    clips = judged_clips(trainer.config, trainer.domains)
+    clips = judged_clips(trainer.domains)
     distances: dict[str, list[float]] = {direction: [] for direction in DIRECTIONS}
     for rival in rivals:
         for _ in range(trainer.config.start_steps):

@@ -43,6 +43,9 @@ class ClipSource(Protocol):
     def batch(self, generator: torch.Generator, batch_size: int) -> Tensor:
         """(batch_size, T, 3, size, size) floats in [-1, 1]."""
 
+    def spread(self, count: int) -> Tensor:
+        """(count, T, 3, size, size): clips that stand for the domain, the same every time."""
+
     def fingerprint(self) -> str:
         """Text that changes when the clips do."""
 
@@ -306,7 +309,7 @@ def fit(config: TrainConfig, domains: Mapping[str, ClipSource], *, resume: bool 
     else:
         trainer = _start(config, domains, run)
     log = _open_log(config, run, trainer.step) if distributed.rank() == 0 else None
-    judged = judged_clips(config, domains) if log is not None and config.select_every is not None else None
+    judged = judged_clips(domains) if log is not None and config.select_every is not None else None
     try:
         with _interruptible() as interrupted:
             deadline = begin + 60 * (config.max_minutes or math.inf)

@@ -261,6 +261,26 @@ def test_a_batch_stacks_consecutive_samples():
     assert torch.equal(domain.batch(generator(3), 3), torch.stack([domain.sample(rng) for _ in range(3)]))
 
 
+def test_clips_spread_over_a_domain_take_every_video_as_often_and_are_always_the_same():
+    videos = [np.full((9, 12, 10, 3), 10 * number, np.uint8) for number in range(4)]
+    for video in videos:
+        video[...] += np.arange(9, dtype=np.uint8)[:, None, None, None]
+    domain = Domain.from_arrays(videos, frames=2, size=10, flip=True)
+    few, each, many = ((domain.spread(count)[:, :, 0, 0, 0] + 1) * 127.5 for count in (2, 4, 12))
+    assert few.round().tolist() == [[10, 11], [30, 31]]
+    assert each.round().tolist() == [[4, 5], [14, 15], [24, 25], [34, 35]]
+    assert many.round().tolist() == [[10 * n + start, 10 * n + start + 1] for n in range(4) for start in (1, 4, 6)]
+
+
+def test_clips_spread_over_one_video_are_its_middle_and_evenly_apart():
+    ramp = np.broadcast_to(np.arange(30, dtype=np.uint8)[:, None, None, None], (30, 4, 8, 3)).copy()
+    ramp[:, :, :2] = ramp[:, :, 6:] = 255
+    clips = Domain.from_arrays([ramp], frames=10, size=4).spread(3)
+    assert clips.shape == (3, 10, 3, 4, 4)
+    pixels = ((clips + 1) * 127.5).round()
+    assert torch.equal(pixels[:, 0], torch.tensor([3.0, 10.0, 17.0]).view(3, 1, 1, 1).expand(3, 3, 4, 4))
+
+
 def test_the_fingerprint_sees_names_lengths_and_pixels_but_not_folders():
     def fingerprint(clip, name="a/x.mp4"):
         return Domain.from_arrays([clip], [name], frames=2, size=16).fingerprint()

@@ -21,13 +21,13 @@ def distances(run):
     return {row["step"]: row["distance"] for row in rows if "distance" in row}
 
 
-def test_models_are_compared_in_the_second_half_of_a_run_and_at_its_end(config):
+def test_models_are_compared_late_in_a_run_and_at_its_end(config):
     def judged(**values):
         each = selecting(config, **values)
         return [step for step in range(1, each.steps + 1) if is_judged(each, step)]
 
     assert judged(steps=10, select_every=2) == [6, 8, 10]
-    assert judged(steps=11, select_every=3) == [6, 9, 11]
+    assert judged(steps=11, select_every=3) == [9, 11]
     assert judged(steps=2, select_every=100) == [2]
     assert judged(select_every=None) == []
 
@@ -36,11 +36,11 @@ def test_a_run_is_the_model_whose_translations_are_nearest_to_target_clips(confi
     config = selecting(config, steps=6)
     trainer = fit(config, domains)
     told = distances(config.out)
-    assert list(told) == [3, 4, 5, 6]
+    assert list(told) == [4, 5, 6]
     folder = model_folder(config.out)
     assert folder.parent.name == "best"
     assert folder.name == f"step_{min(told, key=told.get):08d}"
-    clips = judged_clips(config, domains)
+    clips = judged_clips(domains)
     kept = RLV2VGAN.from_pretrained(folder)
     assert translation_distance(kept, clips) == min(told.values()) == best_distance(config.out)
     assert translation_distance(trainer.model, clips) == told[6]
@@ -56,7 +56,7 @@ def test_looking_changes_nothing_of_the_training(config, domains):
 
 
 def test_a_resumed_run_keeps_a_better_model_of_before(config, domains, monkeypatch):
-    told = iter([3.0, 1.0, 2.0, 0.5])
+    told = iter([1.0, 2.0, 0.5])
     monkeypatch.setattr(selection, "translation_distance", lambda *_: next(told))
     fit(selecting(config, steps=2), domains)
     assert model_folder(config.out).name == "step_00000002"

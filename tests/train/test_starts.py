@@ -51,7 +51,7 @@ def test_a_run_goes_on_from_the_start_nearest_to_the_target_in_each_direction(co
     for rival in rivals:
         for _ in range(config.start_steps):
             rival.iterate()
-    clips = judged_clips(config, domains)
+    clips = judged_clips(domains)
     for direction, domain in (("x2y", "y"), ("y2x", "x")):
         distances = [translation_distance(rival.model, clips, direction) for rival in rivals]
         assert translation_distance(trainer.model, clips, direction) == min(distances)
