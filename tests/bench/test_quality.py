@@ -19,7 +19,7 @@ from bench.quality.variants import DAYNIGHT, FIGURE1_VARIANTS, changed
 from rlv2v_fast.data.writer import VideoWriter
 from rlv2v_fast.metrics import warping_error
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN
-from rlv2v_fast.train.checkpoint import model_folder
+from rlv2v_fast.train.checkpoint import best_distance, model_folder
 from rlv2v_fast.train.config import TrainConfig, load_config, resolve
 from rlv2v_fast.train.starts import start_configs
 from rlv2v_fast.train.trainer import fit
@@ -214,13 +214,14 @@ def test_a_row_found_in_the_file_is_not_measured_again(data, tmp_path, capsys):
 
 def test_a_finished_run_is_scored_under_the_name_given(data, tmp_path):
     config = changed(tiny_task(data).variants["tiny"](), rl__weight=0.0, few_shot=2, steps=2, quiet=True)
-    config = dataclasses.replace(config, out=tmp_path / "run", seed=5)
+    config = dataclasses.replace(config, out=tmp_path / "run", seed=5, select_every=1)
     fit(resolve(config), tiny_task(data).domains(config, 2))
     out = tmp_path / "rows.jsonl"
     assert main(["score", str(tmp_path / "run"), "--data", str(data), "--name", "whole", "--out", str(out)]) == 0
     (row,) = (json.loads(line) for line in out.read_text().splitlines())
     assert (row["variant"], row["k"], row["seed"], row["steps"], row["minutes"]) == ("whole", 2, 5, 2, 0.0)
     assert {"psnr", "lit_iou", "back"} <= set(row)
+    assert (row["kept"], row["criterion"]) == (2, best_distance(tmp_path / "run"))
     assert str(tmp_path) not in json.dumps(row)
 
 
