@@ -110,7 +110,7 @@ def train(
     config, shared = resolve(config), shared or SharedStarts()
     if budget.minutes is None:
         starts, steps, limit = config.starts, config.steps, math.inf
-        marks = {step for step in range(1, steps + 1) if is_judged(config, step)} if selects else set()
+        marks = {step for step in range(1, steps + 1) if is_judged(config, step)}
     else:
         starts, steps = _affordable(config, domains, budget, budget.minutes, shared)
         limit, marks = 60 * budget.minutes, {max(1, round(share * steps)) for share in SNAPSHOTS}

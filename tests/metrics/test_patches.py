@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 
 from rlv2v_fast.errors import InputError
 from rlv2v_fast.metrics import patch_distance
@@ -33,3 +34,21 @@ def test_the_same_question_is_asked_again_whatever_was_drawn_between():
 def test_sets_that_cannot_be_compared_are_refused(shapes):
     with pytest.raises(InputError):
         patch_distance(*(torch.zeros(shape) for shape in shapes))
+
+
+def test_all_patches_at_two_scales_are_projected_and_their_height_counts():
+    a, b = frames()[..., 3:], frames(seed=1)[..., 3:]
+    random, expected = torch.Generator().manual_seed(5), []
+    for scale in (1, 2):
+        vectors = torch.randn(256, a.shape[1], 7, 7, generator=random)
+        vectors /= vectors.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        slope = torch.randn(256, 1, 1, generator=random)
+        ordered = []
+        for clip in (a, b):
+            values = F.conv2d(F.avg_pool2d(clip, scale), vectors)
+            values = values + slope * torch.linspace(-1, 1, values.shape[2]).view(1, -1, 1)
+            ordered.append(values.transpose(0, 1).flatten(1).sort(1)[0])
+            torch.randperm(ordered[-1].shape[1], generator=random)
+        expected.append((ordered[0] - ordered[1]).abs().mean())
+    found = patch_distance(a, b, samples=10**6)
+    torch.testing.assert_close(found, torch.stack(expected).mean(), rtol=1e-5, atol=1e-6)

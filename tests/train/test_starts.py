@@ -33,6 +33,7 @@ def test_starts_leave_out_what_looks_at_several_frames_and_take_a_window_of_thei
         assert start == dataclasses.replace(
             start_configs(several(config))[0], seed=start.seed, window=1, start_window=None, **losses
         )
+    assert start_configs(dataclasses.replace(whole, select_every=3)) == start_configs(whole)
     assert start_configs(dataclasses.replace(whole, start_window=None))[0].window == 4
 
 
