@@ -103,6 +103,7 @@ DAYNIGHT: Configs = {
     "few-shot, paper's discriminator": _preset(network__discriminator="pooling", network__width=16),
     "few-shot + style": _preset(loss__style=1.0),
     "few-shot, one start": _preset(starts=1),
+    "few-shot, four starts": _preset(starts=4),
     "few-shot, fp32": _preset(precision="fp32"),
     "few-shot, bce": _preset(loss__adversarial="bce"),
     "few-shot, whole clips": _preset(**_WHOLE),
