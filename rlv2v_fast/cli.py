@@ -92,13 +92,14 @@ def train(command: Train) -> None:
     from rlv2v_fast.train.distributed import joined
 
     source, target = _given("source", command.run.source), _given("target", command.run.target)
-    _given("out", command.run.out)
+    run = _given("out", command.run.out)
     with joined(command.run.device) as device:
-        _train(resolve(dataclasses.replace(command.run, device=device)), source, target, command.resume)
+        _train(resolve(dataclasses.replace(command.run, device=device)), source, target, run, resume=command.resume)
 
 
-def _train(config: TrainConfig, source: Path, target: Path, resume: bool) -> None:
+def _train(config: TrainConfig, source: Path, target: Path, run: Path, *, resume: bool) -> None:
     from rlv2v_fast.data.clips import Domain
+    from rlv2v_fast.train.checkpoint import model_folder, step_of
     from rlv2v_fast.train.distributed import rank
     from rlv2v_fast.train.trainer import fit
 
@@ -114,7 +115,9 @@ def _train(config: TrainConfig, source: Path, target: Path, resume: bool) -> Non
             print(f"rlv2v: skipped {path}: {reason}", file=sys.stderr)
     trainer = fit(config, domains, resume=resume)
     if talks:
-        print(f"{trainer.step} steps done; rlv2v translate --model {config.out} INPUT OUTPUT")
+        kept = step_of(model_folder(run))
+        chosen = f", the model of step {kept} kept as the best" if kept != trainer.step else ""
+        print(f"{trainer.step} steps done{chosen}; rlv2v translate --model {run} INPUT OUTPUT")
 
 
 def _given(name: str, path: Path | None) -> Path:

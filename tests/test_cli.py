@@ -56,6 +56,15 @@ def test_train_saves_its_resolved_config(trained):
     assert (saved["device"], saved["few_shot"], saved["network"]["width"]) == ("cpu", 2, 2)
 
 
+def test_train_tells_which_model_it_kept(videos, tmp_path, capsys, monkeypatch):
+    distances = iter([0.5, 0.7])
+    monkeypatch.setattr("rlv2v_fast.train.selection.translation_distance", lambda *_: next(distances))
+    places = ["--source", videos / "source", "--target", videos / "target", "--out", tmp_path / "run"]
+    assert run("train", *places, *TINY, "--steps", 3, "--select-every", 1) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("3 steps done, the model of step 2 kept as the best; rlv2v translate --model ")
+
+
 def test_train_resumes_with_the_runs_own_configuration(trained, videos, tmp_path, capsys):
     import shutil
 

@@ -25,7 +25,7 @@ from bench.quality.score import NETWORK, Translate, load_features
 from bench.quality.tasks import DayNight, Figure1, Task
 from bench.quality.variants import changed
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN
-from rlv2v_fast.train.checkpoint import best_distance, model_folder
+from rlv2v_fast.train.checkpoint import best_distance, model_folder, step_of
 from rlv2v_fast.train.config import load_config, to_dict
 
 Row = dict[str, Any]
@@ -62,7 +62,7 @@ def score(options: argparse.Namespace) -> int:
             write_sheet(options.sheets / f"{task.name}_{run_folder.name}.png", model.translate, task.pairs)
         # Where somebody's files lie is no part of a measurement.
         told_config = to_dict(changed(config, source=None, target=None, out=None))
-        kept, distance = int(folder.name.split("_")[-1]), best_distance(run_folder)
+        kept, distance = step_of(folder), best_distance(run_folder)
         how: Row = {"starts": config.starts, "steps": config.steps, "kept": kept, "config": told_config}
         how["criterion"] = distance if math.isfinite(distance) else None
         back = task.back_scores(lambda clip, model=model: model.translate(clip, "y2x"))  # type: ignore[misc]

@@ -93,6 +93,11 @@ def best_distance(run: Path) -> float:
         raise InputError(f"{path} cannot be read: {error}") from error
 
 
+def step_of(folder: Path) -> int:
+    """The step of a checkpoint's folder, or of a run's best model."""
+    return int(folder.name.removeprefix(_PREFIX))
+
+
 def state_file(process: int) -> str:
     """Name of the file with the state of a process; process 0's has all that they share, too."""
     return f"state_{process}.pt" if process else STATE_FILE

@@ -20,7 +20,7 @@ from rlv2v_fast.errors import InputError
 from rlv2v_fast.models.rlv2vgan import DOMAINS, RLV2VGAN, ModelConfig
 from rlv2v_fast.nn.norm import SyncBatchNorm, evaluating
 from rlv2v_fast.train import distributed
-from rlv2v_fast.train.checkpoint import checkpoints, load_state, save_checkpoint
+from rlv2v_fast.train.checkpoint import checkpoints, load_state, save_checkpoint, step_of
 from rlv2v_fast.train.config import TrainConfig, changed_fields, from_dict, save_config, to_dict
 from rlv2v_fast.train.logging import RunLog, preview_sheet, save_preview
 from rlv2v_fast.train.reinforcement import Reinforcement
@@ -320,7 +320,7 @@ def fit(config: TrainConfig, domains: Mapping[str, ClipSource], *, resume: bool 
 
             while trainer.step < config.steps and not distributed.any_true(is_over()):
                 _step_and_record(trainer, log, run, judged)
-            if not saved or trainer.step > int(saved.name.split("_")[-1]):
+            if not saved or trainer.step > step_of(saved):
                 trainer.save(run)
             if distributed.any_true(interrupted()):
                 raise KeyboardInterrupt
