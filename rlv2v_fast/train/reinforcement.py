@@ -1,4 +1,4 @@
-"""Steps 4 and 5 of an iteration: rollouts, the critics, and the policy gradient (Figure 3)."""
+"""Reinforcement learning's part of an iteration: rollouts, the critics, and the policy gradient (Figure 3)."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Reinforcement:
         return report
 
     def critic_losses(self, batch: Transitions) -> Losses:
-        """Step 4: mean squared error of each domain's critic; where it has several, their sum."""
+        """Step 3: mean squared error of each domain's critic; where it has several, their sum."""
         losses: Losses = {}
         for domain, part in by_domain(batch).items():
             goal = self._goal(part, domain)
@@ -122,15 +122,20 @@ class Reinforcement:
         return td_target(part, domain, critic, policy, gamma=rl.gamma, sigma2=rl.sigma2, scale=self.scale, noise=noise)
 
     def actor_losses(self, batch: Transitions) -> Losses:
-        """Step 5: the policy-gradient loss of generators and predictors; critics frozen, statistics frozen."""
+        """The policy-gradient loss of generators and predictors; critics frozen, statistics frozen."""
         with evaluating(*self._policy_modules(), self.model.critics), frozen(self.model.critics):
             loss = actor_loss(by_domain(batch), self.networks.critics, self._policy(), sigma2=self.config.sigma2)
         return {"actor": self.config.weight * loss}
 
+    def reset_targets(self) -> None:
+        """Make the target networks equal to those they follow, which may have been trained or loaded since."""
+        for name, target in self.targets.named_children():
+            target.load_state_dict(getattr(self.model, name).state_dict())
+
     def update_targets(self) -> None:
-        """Step 6: move the target networks by tau."""
-        for name in ("generators", "predictors", "critics"):
-            soft_update(self.targets[name], getattr(self.model, name), self.config.tau)
+        """Step 5: move the target networks by tau."""
+        for name, target in self.targets.named_children():
+            soft_update(target, getattr(self.model, name), self.config.tau)
 
     def state_dict(self) -> dict[str, Any]:
         """Targets, replay buffer, random stream and the returns' deviation."""

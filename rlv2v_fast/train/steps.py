@@ -109,7 +109,7 @@ def policy_losses(
     augment: torch.Generator,
     cycle: float,
 ) -> Losses:
-    """Step 3: the weighted losses of generators and predictors; the discriminators are frozen and in eval mode.
+    """Step 4: the weighted losses of generators and predictors; the discriminators are frozen and in eval mode.
 
     L_g + lambda_rr L_rr + lambda_rc L_rc + lambda_v L_v + cycle L_c + contrast L_k, each for both domains.
     """

@@ -14,11 +14,13 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 from tqdm import tqdm
 
 from rlv2v_fast.errors import InputError
 from rlv2v_fast.models.rlv2vgan import DOMAINS, RLV2VGAN, ModelConfig
 from rlv2v_fast.nn.norm import SyncBatchNorm, evaluating
+from rlv2v_fast.rl.replay import Transitions
 from rlv2v_fast.train import distributed
 from rlv2v_fast.train.checkpoint import checkpoints, load_state, save_checkpoint, step_of
 from rlv2v_fast.train.config import TrainConfig, changed_fields, from_dict, save_config, to_dict
@@ -104,13 +106,18 @@ class Trainer:
         with self._autocast():
             fake = translate_both(self.networks, real)
         losses = self._update_discriminators(real, fake)
-        losses |= self._update_policy(real, fake)
         since = self.step - self.config.rl.first_step
-        if self.reinforcement is not None and since >= 0 and since % self.config.rl.rollout_every == 0:
-            losses |= self._reinforce(self.reinforcement, real, acting=since >= self.config.rl.critic_warmup)
+        learner = self.reinforcement if since >= 0 else None
+        acted: Transitions | None = None
+        if learner is not None and since % self.config.rl.rollout_every == 0:
+            if since == 0:
+                learner.reset_targets()
+            critic, acted = self._update_critics(learner, real)
+            losses |= critic
+        losses |= self._update_policy(real, fake, acted if since >= self.config.rl.critic_warmup else None)
         distributed.average_buffers(self.model)
-        if self.reinforcement is not None:
-            self.reinforcement.update_targets()
+        if learner is not None:
+            learner.update_targets()
         self.step += 1
         # A short average at first: with a decay of 0.999 the first hundreds of steps would show the initial weights.
         self.model.update_ema(min(self.config.optim.ema, self.step / (self.step + 9)))
@@ -209,38 +216,56 @@ class Trainer:
         self._descend(self.discriminator_optimizer, losses)
         return losses
 
-    def _update_policy(self, real: Mapping[str, Tensor], fake: Mapping[str, Tensor]) -> Losses:
+    def _update_policy(
+        self, real: Mapping[str, Tensor], fake: Mapping[str, Tensor], acted: Transitions | None
+    ) -> Losses:
+        """One step of generators and predictors; with transitions, down the critics' gradient, too.
+
+        The two gradients are added before the step: a step of its own would be the size of Adam's momentum, which
+        the other losses filled, however small the gradient of the critics.
+        """
         judges = self.model.discriminators
         with evaluating(judges), frozen(judges), self._autocast():
-            losses = policy_losses(
-                self.networks, real, fake, self.config.loss, self.augment_random, self._cycle_weight()
-            )
-            losses["gradient_policy"] = self._descend(self.policy_optimizer, losses)
-        return losses
+            parts = [
+                policy_losses(self.networks, real, fake, self.config.loss, self.augment_random, self._cycle_weight())
+            ]
+        if self.reinforcement is not None and acted is not None:
+            with self._autocast():
+                parts.append(self.reinforcement.actor_losses(acted))
+        norms = self._descend(self.policy_optimizer, *parts)
+        named = dict(zip(("gradient_policy", "gradient_actor"), norms, strict=False))
+        return {name: loss for part in (*parts, named) for name, loss in part.items()}
 
-    def _reinforce(self, reinforcement: Reinforcement, real: Mapping[str, Tensor], *, acting: bool) -> Losses:
+    def _update_critics(self, learner: Reinforcement, real: Mapping[str, Tensor]) -> tuple[Losses, Transitions]:
+        """The critics' losses, and the last minibatch they were trained on."""
         assert self.critic_optimizer is not None
         with self._autocast():
-            batches = reinforcement.collect(real)
+            batches = learner.collect(real)
         for batch in batches:
             with self._autocast():
-                losses = reinforcement.critic_losses(batch)
+                losses = learner.critic_losses(batch)
             self._descend(self.critic_optimizer, losses)
-        if acting:
-            with self._autocast():
-                actor = reinforcement.actor_losses(batches[-1])
-            losses |= actor | {"gradient_actor": self._descend(self.policy_optimizer, actor)}
-        return losses
+        return losses, batches[-1]
 
-    def _descend(self, optimizer: torch.optim.Optimizer, losses: Losses) -> Tensor:
-        """One step down the sum of losses; the norm of its gradient, a scalar, before that was limited."""
-        optimizer.zero_grad(set_to_none=True)
-        torch.stack([loss.float() for loss in losses.values()]).sum().backward()
+    def _descend(self, optimizer: torch.optim.Optimizer, *parts: Losses) -> list[Tensor]:
+        """One step down the sum of all losses; the norm of each part's gradient, a scalar.
+
+        The norm of their sum is limited before the step.
+        """
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        distributed.average_gradients(parameters)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.optim.clip_norm)
+        total: list[Tensor | None] = [None] * len(parameters)
+        norms = []
+        for losses in parts:
+            optimizer.zero_grad(set_to_none=True)
+            torch.stack([loss.float() for loss in losses.values()]).sum().backward()
+            distributed.average_gradients(parameters)
+            norms.append(get_total_norm([p.grad for p in parameters if p.grad is not None]))
+            total = [_sum(before, p.grad) for before, p in zip(total, parameters, strict=True)]
+        for parameter, gradient in zip(parameters, total, strict=True):
+            parameter.grad = gradient
+        clip_grad_norm_(parameters, self.config.optim.clip_norm)
         optimizer.step()
-        return norm
+        return norms
 
     def _finite(self, losses: Losses) -> dict[str, float]:
         values = torch.stack([loss.detach().float() for loss in losses.values()]).tolist()
@@ -412,3 +437,8 @@ def _interruptible() -> Iterator[Any]:
 
 def _modules(group: nn.ModuleDict) -> dict[str, nn.Module]:
     return dict(group.items())
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """a + b, where None is zero."""
+    return b if a is None else a if b is None else a + b

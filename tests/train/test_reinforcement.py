@@ -7,7 +7,7 @@ import torch
 
 from rlv2v_fast.models.q_network import q_members
 from rlv2v_fast.rl.ddpg import by_domain
-from rlv2v_fast.train.trainer import Trainer
+from rlv2v_fast.train.trainer import Trainer, started
 
 
 def trainer_with(config, domains, **rl):
@@ -82,3 +82,39 @@ def test_gradient_norms_of_the_policy_and_the_actor_are_told(config, domains):
     row = trainer.iterate()
     assert row["gradient_policy"] > 0
     assert row["gradient_actor"] > 0
+
+
+def same(targets, followed):
+    return all(torch.equal(t, followed[n]) for n, t in targets.state_dict().items())
+
+
+@pytest.mark.parametrize("starts", [1, 2])
+def test_targets_begin_as_copies_of_what_they_follow_after_starts_and_as_late_as_learning(config, domains, starts):
+    config = dataclasses.replace(config, starts=starts, start_steps=2, rl=dataclasses.replace(config.rl, first_step=2))
+    trainer = started(config, domains)[0]
+    targets = trainer.reinforcement.targets
+    initial = {n: t.clone() for n, t in targets.state_dict().items()}
+    trainer.iterate()
+    trainer.iterate()
+    assert all(torch.equal(t, initial[n]) for n, t in targets.state_dict().items())  # nothing follows before it learns
+    begun = []
+    collect = trainer.reinforcement.collect
+
+    def watched(real):
+        begun.append(same(targets["generators"], trainer.model.generators.state_dict()))
+        return collect(real)
+
+    trainer.reinforcement.collect = watched
+    trainer.iterate()
+    assert begun == [True]
+    trainer.iterate()
+    assert not same(targets["generators"], trainer.model.generators.state_dict())  # they trail
+
+
+def test_the_gradients_of_losses_and_critics_make_one_step_of_their_sum(config, domains):
+    """Adam's first step is the learning rate times the gradient's sign, so twice of it would tell two steps."""
+    trainer = trainer_with(config, domains, rollout_every=1, critic_warmup=0)
+    before = {n: p.detach().clone() for n, p in trainer.model.generators.named_parameters()}
+    trainer.iterate()
+    moved = max((p - before[n]).abs().max().item() for n, p in trainer.model.generators.named_parameters())
+    assert moved == pytest.approx(config.optim.lr, rel=1e-2)

@@ -133,16 +133,25 @@ def test_before_the_first_policy_gradient_step_reinforcement_learning_changes_no
     assert_same(shared, weights(without))
 
 
-def test_the_policy_gradient_changes_generators_and_predictors(config, domains):
-    acting = Trainer(config, domains)
-    waiting = Trainer(dataclasses.replace(config, rl=dataclasses.replace(config.rl, critic_warmup=100)), domains)
-    for _ in range(3):
-        losses = acting.iterate()
-        waiting.iterate()
-    assert "actor" in losses
-    for group in ("generators", "predictors"):
-        a, b = getattr(acting.model, group).state_dict(), getattr(waiting.model, group).state_dict()
-        assert any(not torch.equal(a[n], b[n]) for n in a)
+def test_the_policy_gradient_changes_generators_and_predictors_and_a_vanishing_one_does_not(config, domains):
+    def trained(**rl):
+        # Every iteration acts from the second on.
+        rl = dataclasses.replace(config.rl, rollout_every=1, **rl)
+        trainer = Trainer(dataclasses.replace(config, rl=rl), domains)
+        for _ in range(3):
+            losses = trainer.iterate()
+        assert ("actor" in losses) == (rl.critic_warmup == 1)
+        return weights(trainer)
+
+    waiting, vanishing, acting = trained(critic_warmup=100), trained(weight=1e-12), trained(weight=1.0)
+    for name in waiting:
+        if name.startswith(("generators.", "predictors.")):
+            torch.testing.assert_close(vanishing[name], waiting[name], rtol=1e-4, atol=1e-5)
+    for group in ("generators.", "predictors."):
+        change = max(
+            (acting[n] - waiting[n]).abs().max() for n in waiting if n.startswith(group) and "running" not in n
+        )
+        assert change > 1e-4
 
 
 def test_two_runs_from_one_seed_are_bit_identical_and_another_seed_differs(config, domains):
