@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -64,7 +65,7 @@ class Evaluate:
     direction: Literal["x2y", "y2x"] = "x2y"
     """x2y: source to target."""
     json: Path | None = None
-    """Also write every score into this file."""
+    """Also write every score into this file; an infinite one, of equal frames, is null."""
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto."""
 
@@ -74,7 +75,7 @@ class Demo:
     """Train on generated clips for a few minutes, translate one never trained on, and score it."""
 
     out: Path = Path("runs/demo")
-    """Folder of the run; one already there is replaced."""
+    """Folder of the run; an earlier demo there is replaced."""
     minutes: float = 4.0
     """Training time."""
     seed: int = 0
@@ -152,14 +153,23 @@ def evaluate(command: Evaluate) -> None:
     device = resolve_device(command.device)
     model = load_model(command.model, device)
     scores = score(model, command.source, command.reference, direction=command.direction, device=device)
-    if command.json is not None:
-        try:
-            command.json.write_text(json.dumps(scores, indent=1) + "\n")
-        except OSError as error:
-            raise InputError(f"json {str(command.json)!r} cannot be written: {error.strerror}") from error
     print(f"{len(scores['videos'])} videos, mean of their scores")
     for name, value in scores["mean"].items():
         print(f"  {name:26s} {value:.4f}")
+    if command.json is not None:
+        try:
+            command.json.write_text(json.dumps(_without_infinities(scores), indent=1, allow_nan=False) + "\n")
+        except OSError as error:
+            raise InputError(f"json {str(command.json)!r} cannot be written: {error.strerror}") from error
+
+
+def _without_infinities(scores: Any) -> Any:
+    """Scores as JSON can say them: null for the PSNR of equal frames."""
+    if isinstance(scores, dict):
+        return {name: _without_infinities(value) for name, value in scores.items()}
+    if isinstance(scores, list):
+        return [_without_infinities(value) for value in scores]
+    return None if isinstance(scores, float) and not math.isfinite(scores) else scores
 
 
 def demo(command: Demo) -> None:

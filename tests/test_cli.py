@@ -1,9 +1,11 @@
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 import yaml
+from PIL import Image
 
 from rlv2v_fast import cli
 from rlv2v_fast.data.synthetic import write_figure1
@@ -11,8 +13,8 @@ from rlv2v_fast.data.video import read_frames
 from rlv2v_fast.data.writer import VideoWriter
 from rlv2v_fast.errors import InputError
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN, ModelConfig
-from rlv2v_fast.train.config import TrainConfig, load_config, resolve_device
-from rlv2v_fast.train.demo import run_demo
+from rlv2v_fast.train.config import TrainConfig, load_config, resolve_device, save_config
+from rlv2v_fast.train.demo import NO_FILES, run_demo
 
 TINY = ["--size", "16", "--frames", "4", "--network.width", "2", "--rl.capacity", "20", "--device", "cpu", "--quiet"]
 
@@ -125,6 +127,43 @@ def test_evaluate_prints_and_writes_scores(trained, videos, tmp_path, capsys):
     assert len(json.loads((tmp_path / "s.json").read_text())["videos"]) == 2
 
 
+@pytest.fixture
+def frame_folders(tmp_path, videos):
+    """Two videos as folders of frames, whose names have a dot."""
+    for name, path in zip(("take.1", "take.2"), sorted((videos / "source").iterdir()), strict=True):
+        (tmp_path / "takes" / name).mkdir(parents=True)
+        for index, frame in enumerate(read_frames(path)):
+            Image.fromarray(frame).save(tmp_path / "takes" / name / f"{index}.png")
+    return tmp_path / "takes"
+
+
+def test_evaluate_scores_every_video_by_its_name_alone(trained, videos, frame_folders, tmp_path, capsys):
+    assert run("evaluate", "--model", trained, "--source", frame_folders, "--json", tmp_path / "s.json") == 0
+    assert [v["video"] for v in json.loads((tmp_path / "s.json").read_text())["videos"]] == ["take.1", "take.2"]
+    one = next(iter(sorted((videos / "source").iterdir())))
+    assert run("evaluate", "--model", trained, "--source", one, "--reference", frame_folders / "take.1") == 0
+    for source, reference in ((frame_folders, one), (one, frame_folders)):
+        message = fails(capsys, "evaluate", "--model", trained, "--source", source, "--reference", reference)
+        assert "reference has no video named" in message
+    shutil.copy(one, tmp_path / "takes" / "walk.mp4")
+    shutil.copy(one, tmp_path / "takes" / "walk.mov")
+    message = fails(capsys, "evaluate", "--model", trained, "--source", frame_folders)
+    assert "source must have one video of a name; got" in message
+
+
+def test_evaluate_tells_equal_frames_in_valid_json_and_scores_before_it_fails_to_write(
+    trained, videos, tmp_path, capsys
+):
+    both = ["--source", videos / "source", "--reference", videos / "source"]
+    assert run("evaluate", "--model", trained, *both, "--json", tmp_path / "s.json") == 0
+    assert json.loads((tmp_path / "s.json").read_text(), parse_constant=pytest.fail)["mean"]["identity_psnr"] is None
+    capsys.readouterr()
+    assert run("evaluate", "--model", trained, *both, "--json", tmp_path / "none" / "s.json") == 2
+    told = capsys.readouterr()
+    assert "identity_psnr" in told.out
+    assert "cannot be written" in told.err
+
+
 def test_info_says_what_is_there_and_why_something_is_not(capsys):
     assert run("info") == 0
     out = capsys.readouterr().out
@@ -198,6 +237,8 @@ def test_a_checkpoint_of_another_architecture_or_version_is_named(videos, tmp_pa
 
 
 def test_demo_trains_scores_and_shows(tmp_path, capsys, monkeypatch):
+    (tmp_path / "demo").mkdir()
+    save_config(TrainConfig(source=NO_FILES, target=NO_FILES), tmp_path / "demo" / "config.yaml")  # an earlier demo
     scores = run_demo(tmp_path / "demo", minutes=0.01, quiet=True)
     assert set(scores) == {"identity", "colour transfer", "RL-V2V-GAN"}
     assert scores["identity"]["digit IoU"] > 0.9  # the source shows the true digits
@@ -208,12 +249,17 @@ def test_demo_trains_scores_and_shows(tmp_path, capsys, monkeypatch):
     assert "RL-V2V-GAN" in capsys.readouterr().out
 
 
-def test_demo_replaces_a_run_and_nothing_else(tmp_path):
+@pytest.mark.parametrize("config", [None, "source: day\ntarget: night\n", "services: [db]\n", "{"])
+def test_demo_replaces_no_other_folder(tmp_path, config):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_bytes(b"precious")
-    with pytest.raises(InputError, match="is not a run"):
+    if config is not None:
+        (tmp_path / "photos" / "config.yaml").write_text(config)
+    with pytest.raises(InputError, match="holds something that is not a demo"):
         run_demo(tmp_path / "photos", minutes=0.01)
     assert (tmp_path / "photos" / "a.jpg").read_bytes() == b"precious"
+    with pytest.raises(InputError, match="holds something that is not a demo"):
+        run_demo(tmp_path / "photos" / "a.jpg", minutes=0.01)
     with pytest.raises(InputError, match="minutes must be above 0; got 0"):
         run_demo(tmp_path / "new", minutes=0)
 

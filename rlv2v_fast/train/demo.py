@@ -28,6 +28,8 @@ SOURCE_CLIPS, TARGET_CLIPS = 200, 40
 # Scenes are drawn from seeds; training uses lists that start with the run's seed, so these are never trained on.
 TEST_SCENES = range(1_000_000, 1_000_008)
 COLUMNS = 8
+# What stands for the folders of videos in a demo's configuration.
+NO_FILES = Path("figure1")
 # What a background may be taken for: blue, red or the source's black.
 PALETTE = torch.tensor([BLUE, RED, (0, 0, 0)], dtype=torch.float32) / 127.5 - 1
 
@@ -50,7 +52,7 @@ def run_demo(out: Path, *, minutes: float = 4.0, seed: int = 0, quiet: bool = Fa
         raise InputError(f"minutes must be above 0; got {minutes}")
     _clear(out)
     config = dataclasses.replace(
-        load_config("figure1-cpu"), source=Path("figure1"), target=Path("figure1"), out=out, seed=seed, quiet=quiet
+        load_config("figure1-cpu"), source=NO_FILES, target=NO_FILES, out=out, seed=seed, quiet=quiet
     )
     config = resolve(dataclasses.replace(config, max_minutes=minutes))
     frames, side = config.frames, config.size
@@ -71,9 +73,19 @@ def run_demo(out: Path, *, minutes: float = 4.0, seed: int = 0, quiet: bool = Fa
 
 def _clear(out: Path) -> None:
     """Remove an earlier demo; refuse to remove anything else."""
-    if out.exists() and any(out.iterdir()) and not (out / "config.yaml").is_file():
-        raise InputError(f"out {str(out)!r} holds something that is not a run; give another folder")
+    if out.exists() and not (out.is_dir() and (_is_demo(out) or not any(out.iterdir()))):
+        raise InputError(f"out {str(out)!r} holds something that is not a demo; give another folder")
     shutil.rmtree(out, ignore_errors=True)
+
+
+def _is_demo(folder: Path) -> bool:
+    """Whether a demo wrote folder: its videos come from no file."""
+    path = folder / "config.yaml"
+    try:
+        config = load_config(path) if path.is_file() else None
+    except InputError:
+        return False
+    return config is not None and config.source == config.target == NO_FILES
 
 
 def _methods(model: RLV2VGAN, fitted: tuple[Tensor, Tensor], source: Tensor) -> dict[str, Tensor]:

@@ -24,16 +24,19 @@ def evaluate(
     Args:
         source: video or folder.
         reference: video or folder with a video of the same relative name (any suffix) and frame count and size for
-            each source video; None scores temporal difference alone.
+            each source video; where each side has one video, whatever its name. None scores temporal difference alone.
 
     Returns:
         {"videos": [one row each], "mean": row}. Rows hold frames, temporal_difference (mean absolute change from frame
         to frame, of values in [-1, 1]), and with references psnr (dB), ssim, temporal_error, and the same of the
         untranslated source as identity_psnr, identity_ssim, identity_temporal_error.
     """
+    sources = _by_name(source, "source")
     references = _by_name(reference, "reference") if reference is not None else None
+    if references is not None and len(sources) == len(references) == 1:
+        references = dict(zip(sources, references.values(), strict=True))
     rows = []
-    for name, path in _by_name(source, "source").items():
+    for name, path in sources.items():
         video = to_tensor(np.stack(list(read_frames(path)))).to(device)
         translated = model.translate(video, direction)
         row: dict[str, Any] = {"video": name, "frames": video.shape[0]}
@@ -43,26 +46,35 @@ def evaluate(
             truth = _reference(references, name, video.shape).to(device)
             row |= _scores(translated, truth, "") | _scores(video, truth, "identity_")
         rows.append(row)
-    keys = [key for key in rows[0] if key not in ("video", "frames")]
+    keys = dict.fromkeys(key for row in rows for key in row if key not in ("video", "frames"))
     return {"videos": rows, "mean": {key: float(np.mean([row[key] for row in rows if key in row])) for key in keys}}
 
 
 def _scores(video: torch.Tensor, truth: torch.Tensor, prefix: str) -> dict[str, float]:
-    scores = {f"{prefix}psnr": psnr(video, truth).mean().item(), f"{prefix}ssim": ssim(video, truth).mean().item()}
+    # Frame by frame: the windows of a long video's SSIM would not fit into memory at once.
+    frames = list(zip(video.split(1), truth.split(1), strict=True))
+    scores = {
+        f"{prefix}psnr": torch.cat([psnr(*pair) for pair in frames]).mean().item(),
+        f"{prefix}ssim": torch.cat([ssim(*pair) for pair in frames]).mean().item(),
+    }
     if video.shape[0] > 1:
         scores[f"{prefix}temporal_error"] = temporal_error(video, truth).mean().item()
     return scores
 
 
 def _by_name(path: Path, argument: str) -> dict[str, Path]:
-    """Videos by their name relative to path, suffix left out."""
-    found = find_videos(path, argument)
-    return {str(p.relative_to(path).with_suffix("")) if p != path else p.stem: p for p in found}
+    """Videos by their name relative to path, a file's suffix left out."""
+    named: dict[str, Path] = {}
+    for video in find_videos(path, argument):
+        inside = video.relative_to(path) if video != path else Path(video.name)
+        name = str(inside if video.is_dir() else inside.with_suffix(""))
+        if name in named:
+            raise InputError(f"{argument} must have one video of a name; got {named[name]} and {video}")
+        named[name] = video
+    return named
 
 
 def _reference(references: dict[str, Path], name: str, shape: torch.Size) -> torch.Tensor:
-    if len(references) == 1 and name not in references:
-        name = next(iter(references))
     if name not in references:
         raise InputError(f"reference has no video named {name!r}, which source has")
     truth = to_tensor(np.stack(list(read_frames(references[name]))))

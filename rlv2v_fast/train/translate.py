@@ -18,7 +18,7 @@ from rlv2v_fast.train.checkpoint import model_folder
 
 
 def load_model(path: Path, device: torch.device, *, backend: str = "auto") -> RLV2VGAN:
-    """The model of a run (its newest checkpoint), a checkpoint or a saved model's folder."""
+    """The model of a run (its best model or newest checkpoint), a checkpoint or a saved model's folder."""
     return RLV2VGAN.from_pretrained(model_folder(path), backend=backend).to(device)
 
 
