@@ -1,4 +1,4 @@
-"""The one exception every layer raises for input a user can correct."""
+"""The exceptions for what a user can correct."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,7 @@ class InputError(ValueError):
     The message is one sentence that names the argument or file, the rule it breaks and the value it had. The
     command line prints it and exits with status 2.
     """
+
+
+class TrainingDivergedError(InputError):
+    """A loss became NaN or infinite."""

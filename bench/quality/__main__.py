@@ -65,6 +65,8 @@ def score(options: argparse.Namespace) -> int:
         kept, distance = step_of(folder), best_distance(run_folder)
         how: Row = {"starts": config.starts, "steps": config.steps, "kept": kept, "config": told_config}
         how["criterion"] = distance if math.isfinite(distance) else None
+        if any(all(row.get(name) == value for name, value in (key | how).items()) for row in read_rows([options.out])):
+            continue
         back = task.back_scores(lambda clip, model=model: model.translate(clip, "y2x"))  # type: ignore[misc]
         append(
             options.out,
@@ -177,9 +179,7 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--k", type=int, nargs="+", default=[1, 8, 40], help="target videos")
     command.add_argument("--seed", type=int, nargs="+", default=[0, 1, 2])
     command.add_argument("--minutes", type=float, default=8.0, help="training time of each variant")
-    command.add_argument(
-        "--whole", action="store_true", help="each variant's own starts and steps, and its last weights"
-    )
+    command.add_argument("--whole", action="store_true", help="each variant's own starts, steps and choice of weights")
     command.add_argument("--clock", choices=list(CLOCKS), default="wall")
     command.add_argument("--variant", nargs="+", metavar="NAME", help="all of the task by default")
     command.set_defaults(function=run)

@@ -9,11 +9,15 @@ from __future__ import annotations
 import json
 import math
 import os
+import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from rlv2v_fast.errors import InputError
 from rlv2v_fast.models.rlv2vgan import CONFIG_FILE, RLV2VGAN
@@ -40,20 +44,19 @@ def save_checkpoint(run: Path, step: int, model: RLV2VGAN, state: dict[str, Any]
     a file system that all of them see.
     """
     folder = run / "checkpoints" / f"{_PREFIX}{step:08d}"
-    unfinished = distributed.from_first(lambda: folder.with_name(f".{folder.name}.{os.getpid()}"))
+    unfinished = distributed.from_first(lambda: _unfinished(folder))
     first = distributed.rank() == 0
     try:
-        if first:
-            unfinished.mkdir(parents=True)
-            model.save_pretrained(unfinished)
-        distributed.any_true(False)  # the folder is there
-        torch.save({"format": FORMAT, "step": step, **state}, unfinished / state_file(distributed.rank()))
-        distributed.any_true(False)  # every file is there
-        if first:
-            _put_in_place(unfinished, folder)
-        distributed.any_true(False)  # the checkpoint is there
-    except OSError as error:
-        raise InputError(f"checkpoint {folder} cannot be written: {error.strerror or error}") from error
+        with _written(f"checkpoint {folder}"):
+            if first:
+                unfinished.mkdir(parents=True)
+                model.save_pretrained(unfinished)
+            distributed.any_true(False)  # the folder is there
+            torch.save({"format": FORMAT, "step": step, **state}, unfinished / state_file(distributed.rank()))
+            distributed.any_true(False)  # every file is there
+            if first:
+                _put_in_place(unfinished, folder)
+            distributed.any_true(False)  # the checkpoint is there
     finally:
         if first:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -65,20 +68,25 @@ def save_checkpoint(run: Path, step: int, model: RLV2VGAN, state: dict[str, Any]
 def save_best(run: Path, step: int, model: RLV2VGAN, distance: float) -> Path:
     """Write the model a run prefers from now on atomically, then delete the one before; returns its folder."""
     folder = run / "best" / f"{_PREFIX}{step:08d}"
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
+    unfinished = _unfinished(folder)
     try:
-        unfinished.mkdir(parents=True)
-        model.save_pretrained(unfinished)
-        (unfinished / BEST_FILE).write_text(json.dumps({"step": step, "distance": distance}) + "\n")
-        _put_in_place(unfinished, folder)
-    except OSError as error:
-        raise InputError(f"model {folder} cannot be written: {error.strerror or error}") from error
+        with _written(f"model {folder}"):
+            unfinished.mkdir(parents=True)
+            model.save_pretrained(unfinished)
+            (unfinished / BEST_FILE).write_text(json.dumps({"step": step, "distance": distance}) + "\n")
+            _put_in_place(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     for old in _complete(run / "best"):
         if old != folder:
             shutil.rmtree(old, ignore_errors=True)
     return folder
+
+
+def remove_unfinished(run: Path) -> None:
+    """Delete what processes left that were killed while they wrote a checkpoint or a model."""
+    for left in [*run.glob(f"checkpoints/.{_PREFIX}*"), *run.glob(f"best/.{_PREFIX}*")]:
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def best_distance(run: Path) -> float:
@@ -130,6 +138,23 @@ def model_folder(path: Path) -> Path:
     if not found:
         raise InputError(f"model {str(path)!r} holds neither a {CONFIG_FILE} nor a checkpoint")
     return found[-1]
+
+
+def _unfinished(folder: Path) -> Path:
+    """Where to write what will be renamed to folder: a name that no other process has, living or killed."""
+    return folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+
+
+@contextmanager
+def _written(what: str) -> Iterator[None]:
+    """InputError where writing fails. A full disk is no OSError to safetensors and to torch.save."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise InputError(
+            f"{what} cannot be written: {reason or (str(error) or repr(error)).splitlines()[0]}"
+        ) from error
 
 
 def _put_in_place(unfinished: Path, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import types
 import typing
@@ -24,6 +25,7 @@ RESUMABLE = frozenset(
         "checkpoint_every",
         "keep",
         "preview_every",
+        "select_every",
         "device",
         "compile",
         "tensorboard",
@@ -254,6 +256,9 @@ class TrainConfig:
         _require("select_every", every, "at least 1", every is None or every >= 1)
         fits = self.size > 8 or (self.starts == 1 and every is None)
         _require("size", self.size, "at least 16 where starts or select_every compare patches", fits)
+        each = 3 * (self.rl.state_frames + 2) * self.size**2 / 2**30
+        holds_one = self.rl.weight == 0 or self.rl.buffer_gib >= each
+        _require("rl.buffer_gib", self.rl.buffer_gib, f"at least {each:.2g}, the size of one transition", holds_one)
         _require("max_minutes", self.max_minutes, "above 0", self.max_minutes is None or self.max_minutes > 0)
         _require("few_shot", self.few_shot, "at least 1", self.few_shot is None or self.few_shot >= 1)
 
@@ -384,6 +389,10 @@ def _convert(hint: Any, value: Any, where: str, name: str) -> Any:
         return Path(value)
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
+    if hint is float and isinstance(value, str):
+        # YAML 1.1 takes 2e-4 for text: it wants 2.0e-4.
+        with contextlib.suppress(ValueError):
+            return float(value)
     if hint in (int, bool, str) and type(value) is hint:
         return value
     raise InputError(f"config {where}: {name} must be {getattr(hint, '__name__', hint)}; got {value!r}")

@@ -40,7 +40,7 @@ class RunLog:
         path.write_text("".join(row + "\n" for row in rows))
         self._file = path.open("a")
         self._bar = tqdm(total=steps, initial=step, disable=quiet, unit="step", dynamic_ncols=True)
-        self._events = _summary_writer(run / "tensorboard") if tensorboard else None
+        self._events = summary_writer()(str(run / "tensorboard")) if tensorboard else None
 
     def row(self, step: int, seconds: float, losses: dict[str, float]) -> None:
         """Record an iteration: its number from 1, its duration in seconds, its losses."""
@@ -78,12 +78,13 @@ def _summary(losses: dict[str, float]) -> str:
     return " ".join(f"{name}={value:.3g}" for name, value in shown.items())
 
 
-def _summary_writer(folder: Path) -> Any:
+def summary_writer() -> Any:
+    """TensorBoard's writer; InputError without it."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise InputError("tensorboard needs the extra: pip install 'rlv2v_fast[tb]'") from None
-    return SummaryWriter(str(folder))
+    return SummaryWriter
 
 
 def preview_sheet(model: RLV2VGAN, clips: dict[str, Tensor], device: torch.device) -> Image.Image:

@@ -7,10 +7,12 @@ other domain's clips. Each has discriminators of its own: common ones learned to
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from rlv2v_fast.models.rlv2vgan import DIRECTIONS
+from rlv2v_fast.errors import TrainingDivergedError
+from rlv2v_fast.models.rlv2vgan import DIRECTIONS, RLV2VGAN
 from rlv2v_fast.train.config import RLConfig, TrainConfig
 from rlv2v_fast.train.selection import judged_clips, translation_distance
 
@@ -49,29 +51,50 @@ def start_configs(config: TrainConfig) -> list[TrainConfig]:
 
 
 def adopt_best_start(
-    trainer: Trainer, rivals: Iterable[Trainer], stepped: Callable[[], object] = lambda: None
+    trainer: Trainer, rivals: Iterable[Trainer], is_over: Callable[[], bool] = lambda: False
 ) -> dict[str, list[float]]:
     """Train the rivals for start_steps, one after the other, and give the trainer the best of their networks.
 
     Each direction's generator, with the discriminator it has played against, is chosen by itself. The same config and
-    clips choose the same start.
+    clips choose the same start. One that diverges is out of the race.
 
     Args:
-        stepped: called after each iteration of a rival.
+        is_over: asked after each iteration of a rival; once true, those trained so far are all there are, the last of
+            them judged as it is.
 
     Returns:
-        For each direction, the patch distance of every rival.
+        For each direction, the patch distance of every rival; infinite for one that diverged.
+
+    Raises:
+        TrainingDivergedError: every rival diverged.
     """
     clips = judged_clips(trainer.domains)
     distances: dict[str, list[float]] = {direction: [] for direction in DIRECTIONS}
+    best = dict.fromkeys(DIRECTIONS, math.inf)
+    failed: TrainingDivergedError | None = None
     for rival in rivals:
-        for _ in range(trainer.config.start_steps):
-            rival.iterate()
-            stepped()
+        stopped = False
+        try:
+            while rival.step < trainer.config.start_steps and not stopped:
+                rival.iterate()
+                stopped = is_over()
+        except TrainingDivergedError as error:
+            failed = error
+            found = dict.fromkeys(DIRECTIONS, math.inf)
+        else:
+            found = {direction: translation_distance(rival.model, clips, direction) for direction in DIRECTIONS}
         for direction, domain in DIRECTIONS.items():
-            distances[direction].append(translation_distance(rival.model, clips, direction))
-            if distances[direction][-1] == min(distances[direction]):
-                for group in STARTED:
-                    weights = getattr(rival.model, group)[domain].state_dict()
-                    getattr(trainer.model, group)[domain].load_state_dict(weights)
+            distances[direction].append(found[direction])
+            if found[direction] < best[direction]:
+                best[direction] = found[direction]
+                _adopt(trainer.model, rival.model, domain)
+        if stopped:
+            break
+    if failed is not None and math.isinf(best["x2y"]):
+        raise TrainingDivergedError(f"every start diverged, the last so: {failed}")
     return distances
+
+
+def _adopt(model: RLV2VGAN, start: RLV2VGAN, domain: str) -> None:
+    for group in STARTED:
+        getattr(model, group)[domain].load_state_dict(getattr(start, group)[domain].state_dict())

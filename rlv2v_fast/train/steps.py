@@ -91,12 +91,17 @@ def discriminator_losses(
 
 
 def r1_losses(discriminators: Mapping[str, nn.Module], real: Mapping[str, Tensor], config: LossConfig) -> Losses:
-    """R1 on real clips; called on the modules themselves, as a compiled graph has no second derivative."""
+    """R1 on real clips, of the verdicts that are trained; called on the modules themselves, as a compiled graph has no
+    second derivative."""
     losses: Losses = {}
     for domain in DOMAINS:
         clips = real[domain].detach().requires_grad_()
         verdict = discriminators[domain](clips)
-        per_clip = verdict.authenticity.flatten(1).mean(1) + verdict.style.flatten(1).mean(1) + verdict.video
+        per_clip = verdict.authenticity.flatten(1).mean(1)
+        if config.style:
+            per_clip = per_clip + verdict.style.flatten(1).mean(1)
+        if config.video:
+            per_clip = per_clip + verdict.video
         losses[f"r1_{domain}"] = config.r1 * r1_penalty(per_clip, clips)
     return losses
 

@@ -17,14 +17,21 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from tqdm import tqdm
 
-from rlv2v_fast.errors import InputError
+from rlv2v_fast.errors import InputError, TrainingDivergedError
 from rlv2v_fast.models.rlv2vgan import DOMAINS, RLV2VGAN, ModelConfig
 from rlv2v_fast.nn.norm import SyncBatchNorm, evaluating
 from rlv2v_fast.rl.replay import Transitions
 from rlv2v_fast.train import distributed
-from rlv2v_fast.train.checkpoint import checkpoints, load_state, save_checkpoint, step_of
+from rlv2v_fast.train.checkpoint import (
+    best_distance,
+    checkpoints,
+    load_state,
+    remove_unfinished,
+    save_checkpoint,
+    step_of,
+)
 from rlv2v_fast.train.config import TrainConfig, changed_fields, from_dict, save_config, to_dict
-from rlv2v_fast.train.logging import RunLog, preview_sheet, save_preview
+from rlv2v_fast.train.logging import RunLog, preview_sheet, save_preview, summary_writer
 from rlv2v_fast.train.reinforcement import Reinforcement
 from rlv2v_fast.train.selection import is_judged, judged_clips, keep_if_best
 from rlv2v_fast.train.starts import adopt_best_start, start_configs
@@ -50,10 +57,6 @@ class ClipSource(Protocol):
 
     def fingerprint(self) -> str:
         """Text that changes when the clips do."""
-
-
-class TrainingDivergedError(InputError):
-    """A loss became NaN or infinite."""
 
 
 class Trainer:
@@ -298,12 +301,12 @@ class Trainer:
 
 
 def started(
-    config: TrainConfig, domains: Mapping[str, ClipSource], stepped: Callable[[], object] = lambda: None
+    config: TrainConfig, domains: Mapping[str, ClipSource], is_over: Callable[[], bool] = lambda: False
 ) -> tuple[Trainer, dict[str, list[float]]]:
     """A trainer before its first step; where config.starts asks for several, one that goes on from the best of them.
 
     Args:
-        stepped: called after each iteration of a start.
+        is_over: asked after each iteration of a start; once true, no more of them are trained.
 
     Returns:
         The trainer, and for each direction the patch distance of every start, less being better; none without starts.
@@ -312,7 +315,7 @@ def started(
     if config.starts == 1:
         return trainer, {}
     rivals = (Trainer(start, domains) for start in start_configs(config))
-    return trainer, adopt_best_start(trainer, rivals, stepped)
+    return trainer, adopt_best_start(trainer, rivals, is_over)
 
 
 def fit(config: TrainConfig, domains: Mapping[str, ClipSource], *, resume: bool = False) -> Trainer:
@@ -321,34 +324,41 @@ def fit(config: TrainConfig, domains: Mapping[str, ClipSource], *, resume: bool 
     Raises:
         InputError: the folder cannot be used, or the run cannot be resumed as asked.
         TrainingDivergedError: a loss is NaN or infinite; the last checkpoint stays.
-        KeyboardInterrupt: after Ctrl-C, once the iteration has ended and been saved; at once, with nothing to save,
-            before the first.
+        KeyboardInterrupt: after Ctrl-C, once the iteration has ended and been saved; in starts nothing is saved.
     """
     assert config.out is not None
     run = config.out
-    saved = distributed.from_first(lambda: _prepare(run, resume))
-    begin = time.monotonic()
-    if saved is not None:
-        trainer = Trainer(config, domains)
-        trainer.load(saved)
-    else:
-        trainer = _start(config, domains, run)
-    log = _open_log(config, run, trainer.step) if distributed.rank() == 0 else None
-    judged = judged_clips(domains) if log is not None and config.select_every is not None else None
-    try:
-        with _interruptible() as interrupted:
-            deadline = begin + 60 * (config.max_minutes or math.inf)
+    saved = distributed.from_first(lambda: _prepare(config, run, resume))
+    deadline = time.monotonic() + 60 * (config.max_minutes or math.inf)
+    with _interruptible() as interrupted:
 
-            def is_over() -> bool:
-                # Process 0 has the clock, and whoever is interrupted stops all.
-                return interrupted() or (distributed.rank() == 0 and time.monotonic() >= deadline)
+        def is_over() -> bool:
+            # Process 0 has the clock, and whoever is interrupted stops all.
+            return distributed.any_true(interrupted() or (distributed.rank() == 0 and time.monotonic() >= deadline))
 
-            while trainer.step < config.steps and not distributed.any_true(is_over()):
-                _step_and_record(trainer, log, run, judged)
-            if not saved or trainer.step > step_of(saved):
-                trainer.save(run)
+        if saved is not None:
+            trainer = Trainer(config, domains)
+            trainer.load(saved)
+        else:
+            trainer = _start(config, domains, run, is_over)
             if distributed.any_true(interrupted()):
                 raise KeyboardInterrupt
+        _iterate(trainer, run, is_over)
+        if saved is None or trainer.step > step_of(saved):
+            trainer.save(run)
+        if distributed.any_true(interrupted()):
+            raise KeyboardInterrupt
+    return trainer
+
+
+def _iterate(trainer: Trainer, run: Path, is_over: Callable[[], bool]) -> None:
+    """Train up to the last step, or until it is over, recording every step."""
+    config = trainer.config
+    log = _open_log(config, run, trainer.step) if distributed.rank() == 0 else None
+    judged = judged_clips(trainer.domains) if log is not None and config.select_every is not None else None
+    try:
+        while trainer.step < config.steps and not is_over():
+            _step_and_record(trainer, log, run, judged)
     except TrainingDivergedError as error:
         kept = checkpoints(run)
         where = f"the last good checkpoint is {kept[-1]}" if kept else "no checkpoint had been written yet"
@@ -356,7 +366,6 @@ def fit(config: TrainConfig, domains: Mapping[str, ClipSource], *, resume: bool 
     finally:
         if log is not None:
             log.close()
-    return trainer
 
 
 def decay_share(progress: float) -> float:
@@ -364,14 +373,21 @@ def decay_share(progress: float) -> float:
     return min(1.0, 2 * (1 - progress))
 
 
-def _start(config: TrainConfig, domains: Mapping[str, ClipSource], run: Path) -> Trainer:
+def _start(config: TrainConfig, domains: Mapping[str, ClipSource], run: Path, is_over: Callable[[], bool]) -> Trainer:
     """started, with its progress shown and the distances of the starts written into run/starts.json."""
     first = distributed.rank() == 0
     total = config.starts * config.start_steps
     with tqdm(total=total, desc="starts", unit="step", disable=config.quiet or not first or config.starts == 1) as bar:
-        trainer, distances = started(config, domains, bar.update)
+
+        def count() -> bool:
+            bar.update()
+            return is_over()
+
+        trainer, distances = started(config, domains, count)
     if distances and first:
-        (run / "starts.json").write_text(json.dumps(distances) + "\n")
+        # JSON knows no infinity: a start that diverged has null.
+        told = {name: [d if math.isfinite(d) else None for d in found] for name, found in distances.items()}
+        (run / "starts.json").write_text(json.dumps(told) + "\n")
     return trainer
 
 
@@ -397,19 +413,25 @@ def _step_and_record(trainer: Trainer, log: RunLog | None, run: Path, judged: Ma
         trainer.save(run)
 
 
-def _prepare(run: Path, resume: bool) -> Path | None:
+def _prepare(config: TrainConfig, run: Path, resume: bool) -> Path | None:
     """Make the run's folder; the checkpoint to resume from, or None for a fresh run."""
     found = checkpoints(run)
     if resume and not found:
         raise InputError(f"out {str(run)!r} holds no checkpoint to resume from")
     if found and not resume:
         raise InputError(f"out {str(run)!r} already holds a run; pass --resume to continue it, or another folder")
+    if not found and math.isfinite(best_distance(run)):
+        # Left by a run that ended before its first checkpoint: it would be taken for this run's.
+        raise InputError(f"out {str(run)!r} already holds the best model of a run; remove it, or pass another folder")
     try:
         run.mkdir(parents=True, exist_ok=True)
         (run / ".writable").touch()
         (run / ".writable").unlink()
     except OSError as error:
         raise InputError(f"out {str(run)!r} cannot be written: {error.strerror}") from error
+    if config.tensorboard:
+        summary_writer()
+    remove_unfinished(run)
     return found[-1] if found else None
 
 

@@ -1,4 +1,6 @@
 import math
+import resource
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from rlv2v_fast.train.checkpoint import (
     checkpoints,
     load_state,
     model_folder,
+    remove_unfinished,
     save_best,
     save_checkpoint,
 )
@@ -39,10 +42,42 @@ def test_a_failed_write_leaves_nothing_and_the_older_one_whole(tmp_path, model, 
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_00000001"]
 
 
-def test_unfinished_checkpoints_are_not_seen(tmp_path):
-    (tmp_path / "checkpoints" / ".step_00000009.123").mkdir(parents=True)
+@contextmanager
+def files_of_at_most(count):
+    """What a full disk does to a process that writes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (count, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_fills_up_is_told_in_a_sentence(tmp_path, model):
+    save_checkpoint(tmp_path, 1, model, {}, keep=1)
+    size = (checkpoints(tmp_path)[0] / "model.safetensors").stat().st_size
+    for room, state in (
+        (size // 2, 1),
+        (2 * size, 2 * size),
+    ):  # for half of the model; for the model and half its state
+        with (
+            files_of_at_most(room),
+            pytest.raises(InputError, match=r"checkpoint .*step_00000002 cannot be written: ."),
+        ):
+            save_checkpoint(tmp_path, 2, model, {"x": torch.zeros(state)}, keep=1)
+        assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_00000001"]
+    with files_of_at_most(size // 2), pytest.raises(InputError, match=r"model .*step_00000002 cannot be written: ."):
+        save_best(tmp_path, 2, model, 0.5)
+
+
+def test_unfinished_checkpoints_are_not_seen_and_can_be_removed(tmp_path, model):
+    kept = [save_checkpoint(tmp_path, 1, model, {}, keep=1), save_best(tmp_path, 1, model, 0.5)]
+    for folder in kept:
+        (folder.parent / ".step_00000009.1a2b").mkdir()
     (tmp_path / "checkpoints" / "step_old").mkdir()
-    assert checkpoints(tmp_path) == []
+    assert checkpoints(tmp_path) == kept[:1]
+    remove_unfinished(tmp_path)
+    assert sorted(p.name for p in tmp_path.glob("*/*")) == ["step_00000001", "step_00000001", "step_old"]
 
 
 def test_a_best_model_that_cannot_be_written_leaves_the_one_before(tmp_path, model, monkeypatch):

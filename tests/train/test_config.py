@@ -53,6 +53,7 @@ def test_there_is_a_preset():
         ("size: big", "size must be int; got 'big'"),
         ("size: true", "size must be int; got True"),
         ("rl: {weight: x}", "rl.weight must be float; got 'x'"),
+        ("rl: {weight: 1.0, buffer_gib: 1.0e-5}", "rl.buffer_gib must be at least 5.7e-05, the size of one transition"),
         ("rl: 3", "rl must be a mapping; got 3"),
         ("[1, 2]", "the file must be a mapping"),
         ("loss: {adversarial: wgan}", "loss.adversarial must be one of bce, hinge, least_squares; got 'wgan'"),
@@ -93,6 +94,12 @@ def test_values_out_of_range_are_named(make, message):
         make()
 
 
+def test_a_number_may_be_written_as_elsewhere_though_yaml_takes_it_for_text(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("optim: {lr: 2e-4, lr_discriminator: 1e-3}")
+    assert (load_config(path).optim.lr, load_config(path).optim.lr_discriminator) == (2e-4, 1e-3)
+
+
 def test_resolve_leaves_no_auto_and_keeps_what_was_asked():
     resolved = resolve(TrainConfig(device="cpu"))
     assert (resolved.device, resolved.precision, resolved.network.width) == ("cpu", "fp32", 16)
@@ -108,7 +115,9 @@ def test_a_device_that_does_not_exist_is_named(name):
 
 def test_changed_fields_ignores_what_a_resumed_run_may_change():
     base = TrainConfig()
-    free = dataclasses.replace(base, steps=7, device="cpu", keep=9, checkpoint_every=3, preview_every=2, quiet=True)
+    free = dataclasses.replace(
+        base, steps=7, device="cpu", keep=9, checkpoint_every=3, preview_every=2, quiet=True, select_every=4
+    )
     assert changed_fields(base, free) == []
     assert changed_fields(base, dataclasses.replace(base, rl=RLConfig(gamma=0.5))) == [("rl.gamma", 0.99, 0.5)]
 

@@ -1,8 +1,12 @@
 import dataclasses
 import json
+import signal
 
+import pytest
 import torch
 
+from rlv2v_fast.errors import TrainingDivergedError
+from rlv2v_fast.train.checkpoint import checkpoints
 from rlv2v_fast.train.config import LossConfig, NetworkConfig, RLConfig
 from rlv2v_fast.train.selection import judged_clips, translation_distance
 from rlv2v_fast.train.starts import start_configs
@@ -46,7 +50,7 @@ def test_one_start_changes_nothing(config, domains):
 def test_a_run_goes_on_from_the_start_nearest_to_the_target_in_each_direction(config, domains):
     config = several(config)
     steps = []
-    trainer, told = started(config, domains, lambda: steps.append(1))
+    trainer, told = started(config, domains, lambda: bool(steps.append(1)))
     assert (trainer.step, len(steps)) == (0, config.starts * config.start_steps)
     rivals = [Trainer(start, domains) for start in start_configs(config)]
     for rival in rivals:
@@ -71,3 +75,78 @@ def test_a_run_with_several_starts_is_reproducible(config, domains):
     assert written[0] == written[1]
     assert [len(distances) for distances in written[0].values()] == [2, 2]
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_starts_end_when_it_is_over_and_the_best_of_those_trained_goes_on(config, domains):
+    config = dataclasses.replace(several(config), starts=3)
+    asked = []
+
+    def is_over():
+        asked.append(1)
+        return len(asked) == 5  # in the second of three starts
+
+    trainer, told = started(config, domains, is_over)
+    assert len(asked) == 5
+    assert len(told["x2y"]) == 2
+    assert translation_distance(trainer.model, judged_clips(domains)) == min(told["x2y"])
+
+
+def diverging(monkeypatch, seeds):
+    iterate = Trainer.iterate
+
+    def poisoned(self):
+        if self.config.seed in seeds:
+            raise TrainingDivergedError("training diverged: adversarial_x is nan at step 0")
+        return iterate(self)
+
+    monkeypatch.setattr(Trainer, "iterate", poisoned)
+
+
+def test_a_start_that_diverges_is_out_of_the_race(config, domains, monkeypatch):
+    config = several(config)
+    bad, good = (start.seed for start in start_configs(config))
+    diverging(monkeypatch, {bad})
+    monkeypatch.setattr("rlv2v_fast.train.trainer._iterate", lambda *_: None)
+    fit(config, domains)
+    told = json.loads((config.out / "starts.json").read_text())
+    assert [d is None for d in told["x2y"]] == [True, False]
+    diverging(monkeypatch, {good})
+    with pytest.raises(TrainingDivergedError, match="every start diverged, the last so: training diverged"):
+        fit(dataclasses.replace(config, out=config.out.with_name("none")), domains)
+
+
+def test_the_time_of_a_run_counts_its_starts(config, domains):
+    config = dataclasses.replace(several(config), max_minutes=1e-6)
+    assert fit(config, domains).step == 0
+    assert [len(found) for found in json.loads((config.out / "starts.json").read_text()).values()] == [1, 1]
+    assert [p.name for p in checkpoints(config.out)] == ["step_00000000"]
+
+
+def test_an_interrupt_ends_the_starts_at_once_and_leaves_the_folder_free(config, domains, monkeypatch):
+    config = dataclasses.replace(several(config), start_steps=10**6)
+    iterate = Trainer.iterate
+
+    def interrupted(self):
+        signal.raise_signal(signal.SIGINT)
+        return iterate(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "iterate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fit(config, domains)
+    assert checkpoints(config.out) == []
+    fit(dataclasses.replace(config, start_steps=1), domains)
+
+
+def test_each_direction_takes_its_own_best_start_the_first_of_equals(config, domains, monkeypatch):
+    config = dataclasses.replace(several(config), starts=3, start_steps=1)
+    told = {"x2y": iter([0.2, 0.2, 0.3]), "y2x": iter([0.2, 0.1, 0.3])}
+    monkeypatch.setattr(
+        "rlv2v_fast.train.starts.translation_distance", lambda model, clips, direction: next(told[direction])
+    )
+    trainer, _ = started(config, domains)
+    for domain, best in (("y", 0), ("x", 1)):
+        rival = Trainer(start_configs(config)[best], domains)
+        rival.iterate()
+        expected = rival.model.generators[domain].state_dict()
+        assert all(torch.equal(t, expected[n]) for n, t in trainer.model.generators[domain].state_dict().items())

@@ -18,7 +18,7 @@ from rlv2v_fast.data.synthetic import figure1_clips
 from rlv2v_fast.errors import InputError
 from rlv2v_fast.losses.contrast import contrast_loss
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN, ModelConfig
-from rlv2v_fast.train.checkpoint import checkpoints
+from rlv2v_fast.train.checkpoint import checkpoints, save_best
 from rlv2v_fast.train.config import LossConfig, NetworkConfig
 from rlv2v_fast.train.steps import policy_losses, translate_both
 from rlv2v_fast.train.trainer import Trainer, TrainingDivergedError, decay_share, fit
@@ -260,6 +260,25 @@ def test_a_run_is_not_overwritten_nor_resumed_from_nothing(config, domains):
         fit(config, domains)
 
 
+def test_the_best_model_of_a_run_without_a_checkpoint_is_not_taken_for_a_new_runs(config, domains):
+    save_best(config.out, 3, RLV2VGAN(ModelConfig(width=1, critics=False)), 0.5)
+    with pytest.raises(InputError, match="already holds the best model of a run; remove it, or pass another folder"):
+        fit(config, domains)
+
+
+def test_what_killed_processes_left_unfinished_is_gone_after_the_next_run(config, domains):
+    (config.out / "checkpoints" / ".step_00000002.1a2b").mkdir(parents=True)
+    fit(config, domains)
+    assert sorted(p.name for p in (config.out / "checkpoints").iterdir()) == ["step_00000002", "step_00000004"]
+
+
+def test_tensorboard_is_missed_before_anything_is_trained(config, domains, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setattr(Trainer, "iterate", None)
+    with pytest.raises(InputError, match="tensorboard needs the extra"):
+        fit(dataclasses.replace(config, tensorboard=True, starts=2), domains)
+
+
 def test_an_output_that_cannot_be_written_is_named(config, domains, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"out '.*file/run' cannot be written"):
@@ -306,6 +325,20 @@ def test_every_loss_option_trains(config, domains, loss):
     assert ("recycle_y" in losses) == bool(loss.recycle)
     changed = [n for n, t in weights(trainer).items() if not torch.equal(t, before[n])]
     assert {n.split(".")[0] for n in changed} >= {"generators", "discriminators", "generators_ema"}
+
+
+def test_the_gradient_penalty_leaves_heads_alone_that_no_loss_trains(config, domains):
+    loss = LossConfig(r1=1.0, style=0.0, video=0.0)
+    trainer = Trainer(dataclasses.replace(without_rl(config), loss=loss), domains)
+    judge = trainer.model.discriminators["x"]
+
+    def heads():
+        return [t.clone() for t in (judge.patch_head.weight, judge.clip_hidden.weight, judge.clip_head.weight)]
+
+    (patch, *clip), (patch_after, *clip_after) = heads(), (trainer.iterate(), heads())[1]
+    assert not torch.equal(patch[0], patch_after[0])  # authenticity
+    assert torch.equal(patch[1], patch_after[1])  # style
+    assert all(torch.equal(a, b) for a, b in zip(clip, clip_after, strict=True))
 
 
 def test_bf16_and_instance_norm_train(config, domains):
