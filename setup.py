@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -98,12 +99,23 @@ def torch_or_refuse() -> Path:
 
 
 def nvcc_for(torch: Path) -> str:
-    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path=os.path.join(os.environ.get("CUDA_HOME", ""), "bin"))
+    homes = [os.environ.get("CUDA_HOME", ""), "/usr/local/cuda"]
+    elsewhere = os.pathsep.join(os.path.join(home, "bin") for home in homes if home)
+    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path=elsewhere)
     if nvcc is None:
-        raise BuildRefusedError("nvcc was not found on PATH or under CUDA_HOME")
+        raise BuildRefusedError("nvcc was not found on PATH, under CUDA_HOME or in /usr/local/cuda")
     if torch_version_field(torch, "cuda") is None:
         raise BuildRefusedError(f"torch {torch_version_field(torch, '__version__')} is not a CUDA build")
     return nvcc
+
+
+def cuda_flags(nvcc: str, name: str) -> list[str]:
+    """INCLUDES or LIBRARIES, flags for the toolkit's folders, told by nvcc: its own path may be that of a wrapper."""
+    told = subprocess.run([nvcc, "--dryrun", "any.cu"], capture_output=True, text=True)
+    found = re.search(rf"^#\$ {name}=(.*)$", told.stderr, re.MULTILINE)
+    if found is None:
+        raise BuildRefusedError(f"{nvcc} --dryrun did not tell its {name}")
+    return shlex.split(found.group(1))
 
 
 def cuda_arch_flags() -> list[str]:
@@ -218,10 +230,11 @@ class BuildNative(build_ext):
 
     def build_cuda(self) -> None:
         torch = torch_or_refuse()
-        compilers = {"cxx": cxx(), "nvcc": nvcc_for(torch)}
-        cuda_home = Path(compilers["nvcc"]).resolve().parent.parent
-        objects = [Object(o.source, o.name, [*o.flags, f"-I{cuda_home}/include"], o.rule) for o in cuda_objects(torch)]
-        link = [f"-L{torch}/lib", "-ltorch_cpu", "-ltorch_cuda", f"-L{cuda_home}/lib64", "-lcudart"]
+        nvcc = nvcc_for(torch)
+        compilers = {"cxx": cxx(), "nvcc": nvcc}
+        include = cuda_flags(nvcc, "INCLUDES")
+        objects = [Object(o.source, o.name, [*o.flags, *include], o.rule) for o in cuda_objects(torch)]
+        link = [f"-L{torch}/lib", "-ltorch_cpu", "-ltorch_cuda", *cuda_flags(nvcc, "LIBRARIES"), "-lcudart"]
         run_ninja(self.scratch("cuda"), compilers, objects, self.target("_ops_cuda.so"), link)
 
     def build_bindings(self) -> None:

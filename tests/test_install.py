@@ -92,6 +92,29 @@ def test_mode_cuda_fails_in_one_sentence_without_a_cuda_torch(tmp_path):
     assert "nvcc was not found" in last or "is not a CUDA build" in last
 
 
+def test_the_toolkits_folders_are_those_that_nvcc_tells_though_its_path_is_a_wrappers(tmp_path):
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text("""#!/bin/sh
+echo '#$ INCLUDES="-I/opt/cuda/bin/../include"  ' >&2
+echo '#$ LIBRARIES=  "-L/opt/cuda/lib/stubs" "-L/opt/a b/lib"' >&2
+""")
+    nvcc.chmod(0o755)
+    program = f"""if True:
+        import setuptools
+        setuptools.setup = lambda **_: None
+        import setup
+        print(setup.cuda_flags({str(nvcc)!r}, "INCLUDES") + setup.cuda_flags({str(nvcc)!r}, "LIBRARIES"))
+        try:
+            setup.cuda_flags("true", "INCLUDES")
+        except setup.BuildRefusedError as refusal:
+            print(refusal)
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    found, refusal = done.stdout.splitlines()
+    assert found == str(["-I/opt/cuda/bin/../include", "-L/opt/cuda/lib/stubs", "-L/opt/a b/lib"])
+    assert refusal == "true --dryrun did not tell its INCLUDES"
+
+
 def test_a_missing_library_has_a_reason(monkeypatch, tmp_path):
     monkeypatch.setattr(extension, "_FOLDER", tmp_path)
     extension._load.cache_clear()

@@ -103,7 +103,8 @@ def convlstm_sequence_triton(
 def _graph_replay(x: Tensor, *arguments: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     from rlv2v_fast.kernels.convlstm_graph import replay
 
-    with torch.no_grad(), on_device_of(x), torch.autocast(x.device.type, enabled=False):
+    # A graph outlives the call: captured in inference mode, its inputs could never be written again outside of it.
+    with torch.inference_mode(False), torch.no_grad(), on_device_of(x), torch.autocast(x.device.type, enabled=False):
         return replay(x, *arguments)
 
 

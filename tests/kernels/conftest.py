@@ -9,6 +9,7 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +25,14 @@ if not HAS_GPU:
         patch.setenv("TRITON_INTERPRET", "1")
         for module in pkgutil.iter_modules(rlv2v_fast.kernels.__path__):
             importlib.import_module(f"rlv2v_fast.kernels.{module.name}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs on either device is a test for a GPU where there is one, so that -m gpu runs it there."""
+    here = Path(__file__).parent
+    for item in items if HAS_GPU else ():
+        if here in item.path.parents and "device" in getattr(item, "fixturenames", ()):
+            item.add_marker("gpu")
 
 
 @pytest.fixture(autouse=True)
@@ -56,5 +65,6 @@ def poisoned_memory() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _full_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Convolutions in float32, not TF32, so that both sides of a comparison round alike."""
+    """Convolutions in float32, not TF32, and the same every time, so that both sides of a comparison round alike."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)

@@ -57,7 +57,8 @@ class Problem:
             "peephole": draw(3, k) if peephole else None,
         }
         # One sample of no steps where there are several, and one of all.
-        self.lengths = torch.tensor([t, 0, (t + 1) // 2], device=device)[:b] if lengths else None
+        ends = torch.tensor([t, 0, (t + 1) // 2], device=device)
+        self.lengths = ends[torch.arange(b, device=device) % 3] if lengths else None
         self.upstream = [draw(b, t, k, h, w), draw(b, k, h, w), draw(b, k, h, w, dtype=state_dtype(dtype))]
 
     def leaves(self, dtype=None) -> dict[str, Tensor | None]:
@@ -377,6 +378,16 @@ def test_cuda_graph(dtype, gpu):
         if earlier is not None:
             assert all(torch.equal(a, b) for a, b in zip(*earlier, strict=True))
         earlier = (replayed, copies)
+
+
+@pytest.mark.gpu
+def test_a_cuda_graph_captured_in_inference_mode_replays_outside_of_it(gpu):
+    problem = Problem(Size(1, 3, 8, 8, 16, 16), torch.float32, gpu)
+    with torch.inference_mode():
+        captured = convlstm_sequence_triton(*problem.inputs.values(), cuda_graph=True)
+    with torch.no_grad():
+        replayed = convlstm_sequence_triton(*problem.inputs.values(), cuda_graph=True)
+    assert all(torch.equal(a, b) for a, b in zip(captured, replayed, strict=True))
 
 
 @pytest.mark.gpu
