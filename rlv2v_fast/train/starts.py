@@ -71,7 +71,7 @@ def adopt_best_start(
     clips = judged_clips(trainer.domains)
     distances: dict[str, list[float]] = {direction: [] for direction in DIRECTIONS}
     best = dict.fromkeys(DIRECTIONS, math.inf)
-    failed: TrainingDivergedError | None = None
+    reason = "no patch distance is finite"
     for rival in rivals:
         stopped = False
         try:
@@ -79,7 +79,7 @@ def adopt_best_start(
                 rival.iterate()
                 stopped = is_over()
         except TrainingDivergedError as error:
-            failed = error
+            reason = str(error)
             found = dict.fromkeys(DIRECTIONS, math.inf)
         else:
             found = {direction: translation_distance(rival.model, clips, direction) for direction in DIRECTIONS}
@@ -90,8 +90,8 @@ def adopt_best_start(
                 _adopt(trainer.model, rival.model, domain)
         if stopped:
             break
-    if failed is not None and math.isinf(best["x2y"]):
-        raise TrainingDivergedError(f"every start diverged, the last so: {failed}")
+    if math.inf in best.values():
+        raise TrainingDivergedError(f"every start diverged: {reason}")
     return distances
 
 

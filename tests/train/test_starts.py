@@ -111,7 +111,7 @@ def test_a_start_that_diverges_is_out_of_the_race(config, domains, monkeypatch):
     told = json.loads((config.out / "starts.json").read_text())
     assert [d is None for d in told["x2y"]] == [True, False]
     diverging(monkeypatch, {good})
-    with pytest.raises(TrainingDivergedError, match="every start diverged, the last so: training diverged"):
+    with pytest.raises(TrainingDivergedError, match="every start diverged: training diverged: adversarial_x is nan"):
         fit(dataclasses.replace(config, out=config.out.with_name("none")), domains)
 
 
