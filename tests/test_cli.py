@@ -104,7 +104,7 @@ def test_every_train_flag_reaches_the_configuration():
         "--loss.contrast": "0.25", "--start-window": "3", "--select-every": "5",
     }  # fmt: skip
     switches = ["--flip", "--compile", "--tensorboard", "--quiet", "--network.no-sync-norm", "--optim.decay"]
-    switches.append("--rl.normalize")
+    switches += ["--rl.normalize", "--rl.baseline"]
     arguments = ["train", *(word for pair in flags.items() for word in pair), *switches, "--loss.augment", "cutout"]
     changed = cli.parse(arguments).run
     from rlv2v_fast.train.config import _flat, to_dict

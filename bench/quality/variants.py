@@ -76,6 +76,9 @@ REMEDIES |= {
     "together": _LEARNING,
     "together, weight 1": {**_LEARNING, "rl__weight": 1.0},
     "together, no future": {**_LEARNING, "rl__weight": 1.0, "rl__gamma": 0.0},
+    "baseline": {"rl__baseline": True},
+    "together, baseline": {**_LEARNING, "rl__baseline": True},
+    "together, baseline, weight 1": {**_LEARNING, "rl__baseline": True, "rl__weight": 1.0},
 }
 
 

@@ -34,16 +34,15 @@ def td_target(
     *,
     gamma: float,
     sigma2: float,
-    scale: float = 1.0,
     noise: Callable[[Tensor], Tensor] = lambda action: action,
 ) -> Tensor:
-    """y = r / scale + gamma (1 - done) sum_k pi_k Q'_d(s', noise(a'_k)), (N,), for transitions all of one domain."""
+    """y = r + gamma (1 - done) sum_k pi_k Q'_d(s', noise(a'_k)), (N,), for transitions all of one domain."""
 
     def critic(state: Tensor, action: Tensor, position: Tensor) -> Tensor:
         return target_critic(state, noise(action), position)
 
     value = mixture_value(critic, target_policy, domain, batch.next_state, batch.next_position, sigma2)
-    return batch.reward / scale + gamma * (~batch.done) * value
+    return batch.reward + gamma * (~batch.done) * value
 
 
 def clipped_noise(action: Tensor, deviation: float, generator: torch.Generator) -> Tensor:

@@ -99,6 +99,8 @@ class RLConfig:
     """What critics are fitted to: a reward and the target networks' value of the next state, or the clip's return."""
     normalize: bool = False
     """Divide all rewards by a running standard deviation of the clips' returns."""
+    baseline: bool = False
+    """Subtract from returns their running mean at each position of a clip, so that critics need not learn the time."""
     critics: int = 1
     """Q-networks of each domain; of several, the lowest value counts (TD3)."""
     smoothing: float = 0.0

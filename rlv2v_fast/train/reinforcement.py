@@ -23,13 +23,11 @@ from rlv2v_fast.rl.ddpg import (
     td_target,
 )
 from rlv2v_fast.rl.replay import ReplayBuffer, Transitions
+from rlv2v_fast.rl.returns import RunningReturns
 from rlv2v_fast.rl.rollout import Policy, RewardWeights, rollout
 from rlv2v_fast.train.config import TrainConfig
 from rlv2v_fast.train.distributed import average_numbers, seed_offset
 from rlv2v_fast.train.steps import Losses, Networks, frozen
-
-# Of the running deviation of returns, a rollout: it remembers some twenty.
-_DECAY, _LEAST_DEVIATION = 0.95, 1e-3
 
 
 class Reinforcement:
@@ -52,21 +50,16 @@ class Reinforcement:
         self.weights = RewardWeights(
             config.loss.recurrent, config.loss.recycle, config.loss.video, config.loss.adversarial, config.loss.style
         )
-        # Running deviation of the returns of a rollout; None before the first, and where rewards stay as they are.
-        self.deviation: float | None = None
-
-    @property
-    def scale(self) -> float:
-        """What rewards are divided by."""
-        return 1.0 if self.deviation is None else self.deviation
+        frames = config.frames if config.window is None else config.window
+        self.returns = RunningReturns(frames, baseline=config.rl.baseline, normalize=config.rl.normalize)
 
     def collect(self, real: Mapping[str, Tensor]) -> list[Transitions]:
         """Roll the policy out over clips, store the transitions, and draw this iteration's minibatches."""
         fresh = self._roll(real, self.random)
         batches = [self._draw(fresh) for _ in range(self.config.critic_steps)]
         self.buffer.add(fresh)
-        if self.config.normalize:
-            self._note_deviation(fresh)
+        # All processes must subtract and divide by the same.
+        self.returns.move(average_numbers(self.returns.measured(fresh)))
         return batches
 
     def examine(self, clips: Mapping[str, Tensor]) -> dict[str, float]:
@@ -77,16 +70,18 @@ class Reinforcement:
 
         Returns:
             For each domain d: reward_d, the mean reward of a step that is not a clip's last, final_reward_d, that of
-            the last, return_std_d, the standard deviation of the discounted returns, value_d, the critics' mean value,
-            explained_variance_d, of the returns by the values (rl.ddpg.explained_variance), and explained_within_d, the
-            same of what both are above their means at a position in the clip, which time alone does not explain.
+            the last, return_std_d, the standard deviation of the discounted returns, value_d, the mean return that the
+            critics expect, explained_variance_d, of the returns by the values (rl.ddpg.explained_variance), and
+            explained_within_d, the same of what both are above their means at a position in the clip, which time alone
+            does not explain.
         """
         found = self._roll(clips, torch.Generator().manual_seed(0))
         report: dict[str, float] = {}
         for domain, part in by_domain(found).items():
             with torch.no_grad(), evaluating(self.model.critics):
                 critic = self.networks.critics[domain]
-                value = critic(part.state, part.action, part.position).float() * self.scale
+                value = critic(part.state, part.action, part.position).float() * self.returns.scale
+            value = value + self.returns.mean_at(part.domain, part.position)
             report |= {
                 f"reward_{domain}": part.reward[~part.done].mean().item(),
                 f"final_reward_{domain}": part.reward[part.done].mean().item(),
@@ -111,15 +106,16 @@ class Reinforcement:
     def _goal(self, part: Transitions, domain: str) -> Tensor:
         """(N,): what the critics should have said of transitions of one domain."""
         rl = self.config
+        part = self.returns.relative(part, rl.gamma)
         if rl.target == "monte_carlo":
-            return part.outcome / self.scale
+            return part.outcome
 
         def noise(action: Tensor) -> Tensor:
             return clipped_noise(action, rl.smoothing, self.random) if rl.smoothing else action
 
         policy = Policy(_mapping(self.targets["generators"]), _mapping(self.targets["predictors"]))
         critic = _mapping(self.targets["critics"])[domain]
-        return td_target(part, domain, critic, policy, gamma=rl.gamma, sigma2=rl.sigma2, scale=self.scale, noise=noise)
+        return td_target(part, domain, critic, policy, gamma=rl.gamma, sigma2=rl.sigma2, noise=noise)
 
     def actor_losses(self, batch: Transitions) -> Losses:
         """The policy-gradient loss of generators and predictors; critics frozen, statistics frozen."""
@@ -138,12 +134,12 @@ class Reinforcement:
             soft_update(target, getattr(self.model, name), self.config.tau)
 
     def state_dict(self) -> dict[str, Any]:
-        """Targets, replay buffer, random stream and the returns' deviation."""
+        """Targets, replay buffer, random stream, and the returns' mean and deviation."""
         return {
             "targets": self.targets.state_dict(),
             "buffer": self.buffer.state_dict(),
             "random": self.random.get_state(),
-            "deviation": self.deviation,
+            "returns": self.returns.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -151,7 +147,7 @@ class Reinforcement:
         self.targets.load_state_dict(state["targets"])
         self.buffer.load_state_dict(state["buffer"])
         self.random.set_state(state["random"])
-        self.deviation = state["deviation"]
+        self.returns.load_state_dict(state["returns"])
 
     def _roll(self, clips: Mapping[str, Tensor], generator: torch.Generator) -> Transitions:
         model, rl = self.model, self.config
@@ -168,13 +164,6 @@ class Reinforcement:
                 critics=self.networks.critics,
                 epsilon=rl.epsilon,
             )
-
-    def _note_deviation(self, fresh: Transitions) -> None:
-        """Move the running deviation towards the newest one; rewards change as the discriminators learn."""
-        # All processes must divide by one number.
-        found = average_numbers({"deviation": fresh.outcome.std(correction=0).item()})["deviation"]
-        before = found if self.deviation is None else self.deviation
-        self.deviation = max(_DECAY * before + (1 - _DECAY) * found, _LEAST_DEVIATION)
 
     def _policy(self) -> Policy:
         return Policy(self.networks.generators, self.networks.predictors)

@@ -122,12 +122,10 @@ def test_td_target_carries_no_gradient():
     assert not td_target(batch, "x", Slope(2), policy, gamma=0.9, sigma2=0.5).requires_grad
 
 
-def test_td_target_divides_rewards_by_the_scale_and_values_noisy_actions():
+def test_td_target_values_noisy_actions():
     batch = batch_of([[0.1], [0.4]], [0.3, 0.6], [-1.0, -2.0], [True, False])
-    target = td_target(
-        batch, "x", value, constant_policy(1.0, 1.0), gamma=0.5, sigma2=0.5, scale=4.0, noise=lambda a: a + 0.25
-    )
-    assert target.tolist() == pytest.approx([-0.25, -0.5 + 0.5 * (6 + 1.25)])
+    target = td_target(batch, "x", value, constant_policy(1.0, 1.0), gamma=0.5, sigma2=0.5, noise=lambda a: a + 0.25)
+    assert target.tolist() == pytest.approx([-1.0, -2.0 + 0.5 * (6 + 1.25)])
 
 
 def test_noise_on_actions_is_cut_off_and_keeps_them_in_range():

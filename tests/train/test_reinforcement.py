@@ -39,17 +39,32 @@ def test_monte_carlo_targets_are_the_outcomes(config, domains):
         assert torch.equal(reinforcement._goal(part, domain), part.outcome)
 
 
-def test_normalized_rewards_are_divided_by_the_running_deviation_of_the_returns(config, domains):
-    reinforcement = trainer_with(config, domains, normalize=True, target="monte_carlo").reinforcement
-    assert reinforcement.scale == 1
-    first = reinforcement._roll(clips(domains), torch.Generator().manual_seed(0))
-    reinforcement._note_deviation(first)
-    assert reinforcement.scale == pytest.approx(first.outcome.std(correction=0).item())
-    reinforcement._note_deviation(dataclasses.replace(first, outcome=3 * first.outcome))
-    # A twentieth of the way.
-    assert reinforcement.scale == pytest.approx(1.1 * first.outcome.std(correction=0).item())
-    part = by_domain(first)["x"]
-    assert torch.equal(reinforcement._goal(part, "x"), part.outcome / reinforcement.scale)
+@pytest.mark.parametrize("target", ["monte_carlo", "td"])
+def test_critics_are_fitted_to_returns_relative_to_their_mean_over_their_deviation(config, domains, target):
+    rl = {"normalize": True, "baseline": True, "target": target, "batch_size": 64}
+    reinforcement = trainer_with(config, domains, **rl).reinforcement
+    for _ in range(3):
+        batch = reinforcement.collect(clips(domains))[0]
+    part = by_domain(batch)["x"]
+    seen = reinforcement.returns.relative(part, reinforcement.config.gamma)
+    assert not torch.equal(seen.outcome, part.outcome)
+    assert reinforcement.returns.scale not in (0, 1)
+    last = part.done  # whose targets have no future
+    assert last.any()
+    goal = reinforcement._goal(part, "x")
+    assert torch.equal(goal[last], (seen.outcome if target == "monte_carlo" else seen.reward)[last])
+    if target == "monte_carlo":
+        assert torch.equal(goal, seen.outcome)
+
+
+def test_what_the_critics_expect_is_told_in_the_size_of_returns(config, domains):
+    reinforcement = trainer_with(config, domains, normalize=True, baseline=True).reinforcement
+    before = reinforcement.examine(clips(domains))
+    reinforcement.returns.mean.fill_(-7.0)
+    after = reinforcement.examine(clips(domains))
+    assert after["value_x"] == pytest.approx(before["value_x"] - 7, abs=1e-4)
+    reinforcement.returns.deviation = 3.0
+    assert reinforcement.examine(clips(domains))["value_x"] == pytest.approx(3 * before["value_x"] - 7, abs=1e-4)
 
 
 def test_each_of_two_critics_learns_and_the_lower_one_counts(config, domains):

@@ -182,6 +182,7 @@ def test_only_the_network_being_trained_updates_its_batch_statistics(config, dom
 REMEDIES = {
     "target": "monte_carlo",
     "normalize": True,
+    "baseline": True,
     "critics": 2,
     "critic_steps": 2,
     "first_step": 1,
@@ -199,6 +200,8 @@ def test_resuming_is_bit_identical_to_never_stopping(config, domains, rl):
     a, b = straight.reinforcement, resumed.reinforcement
     assert_same(a.targets.state_dict(), b.targets.state_dict())
     assert_same(*({k: torch.as_tensor(v) for k, v in r.buffer.state_dict().items()} for r in (a, b)))
+    assert torch.equal(a.returns.mean, b.returns.mean)
+    assert a.returns.scale == b.returns.scale
 
 
 def test_metrics_hold_one_row_a_step_also_after_resuming_over_rows_of_a_killed_run(config, domains):
