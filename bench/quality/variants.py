@@ -112,9 +112,15 @@ DAYNIGHT: Configs = {
     "few-shot, whole clips": _preset(**_WHOLE),
 }
 
+# As Recycle-GAN judges them; the paper's discriminator sees 15 frames back, so in clips of 8 it knows the time.
+_FRAMES = {"network__discriminator": "patch"}
+
 FIGURE1_VARIANTS: Configs = {
     "Recycle-GAN": _figure1(loss__video=0.0),
     "+ video loss": _figure1(),
+    "Recycle-GAN, frames judged alone": _figure1(loss__video=0.0, **_FRAMES),
+    "+ video loss, frames judged alone": _figure1(**_FRAMES),
+    "+ RL, frames judged alone": _figure1(**_FRAMES, **_RL, **REMEDIES["together, baseline"]),
     "+ RL": _figure1(**_RL),
     **{f"+ RL, {name}": _figure1(**{**_RL, **values}) for name, values in REMEDIES.items()},
 }
