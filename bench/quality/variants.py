@@ -120,6 +120,9 @@ FIGURE1_VARIANTS: Configs = {
     "+ video loss": _figure1(),
     "Recycle-GAN, frames judged alone": _figure1(loss__video=0.0, **_FRAMES),
     "+ video loss, frames judged alone": _figure1(**_FRAMES),
+    # Nor does ReCycle show the time: from y to x and back through a forecast, only it tells the colour to paint.
+    "no ReCycle, frames judged alone": _figure1(loss__video=0.0, loss__recycle=0.0, **_FRAMES),
+    "+ video loss, no ReCycle, frames judged alone": _figure1(loss__recycle=0.0, **_FRAMES),
     "+ RL, frames judged alone": _figure1(**_FRAMES, **_RL, **REMEDIES["together, baseline"]),
     "+ RL": _figure1(**_RL),
     **{f"+ RL, {name}": _figure1(**{**_RL, **values}) for name, values in REMEDIES.items()},
