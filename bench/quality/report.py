@@ -92,28 +92,29 @@ def _table(
 def _spent(minutes: float | None, clock: str | None, threads: int | None, group: Sequence[Row]) -> str:
     """The time given, or that a whole run took."""
     if minutes is None:
-        return f"{_cell([row['seconds'] / 60 for row in group], 1)} {clock} x{threads}"
+        return f"{mean_and_spread([row['seconds'] / 60 for row in group], 1)} {clock} x{threads}"
     return f"{minutes:g} {clock} x{threads}" if minutes else UNKNOWN
 
 
 def _scores(group: Sequence[Row]) -> list[str]:
-    there = [_cell([row.get(name) for row in group], digits) for name, _, digits in SCORES]
-    back = [_cell([row.get("back", {}).get(name) for row in group], digits) for name, _, digits in BACK]
+    there = [mean_and_spread([row.get(name) for row in group], digits) for name, _, digits in SCORES]
+    back = [mean_and_spread([row.get("back", {}).get(name) for row in group], digits) for name, _, digits in BACK]
     return [str(len(group)), f"{np.mean([row['steps'] for row in group]):.0f}", *there, *back]
 
 
 def _positions(group: Sequence[Row]) -> list[str]:
-    return [_cell(list(shares), 2) for shares in zip(*(row["background_at"] for row in group), strict=True)]
+    return [mean_and_spread(list(shares), 2) for shares in zip(*(row["background_at"] for row in group), strict=True)]
 
 
 def _critics(group: Sequence[Row]) -> list[str]:
     """The actor's share is that of its gradient's norm in the sum of its own and the other losses' of the policy."""
     norms = [(row["gradients"].get("gradient_actor", 0.0), row["gradients"]["gradient_policy"]) for row in group]
-    share = _cell([actor / (actor + policy) for actor, policy in norms], 4)
-    return [share, *(_cell([row["critics"][name] for row in group], digits) for name, _, digits in CRITICS)]
+    share = mean_and_spread([actor / (actor + policy) for actor, policy in norms], 4)
+    return [share, *(mean_and_spread([row["critics"][name] for row in group], digits) for name, _, digits in CRITICS)]
 
 
-def _cell(values: Sequence[float | None], digits: int) -> str:
+def mean_and_spread(values: Sequence[float | None], digits: int) -> str:
+    """The mean of the values there are and, of several, their standard deviation."""
     known = [value for value in values if value is not None]
     if not known:
         return UNKNOWN

@@ -55,7 +55,7 @@ class Reinforcement:
 
     def collect(self, real: Mapping[str, Tensor]) -> list[Transitions]:
         """Roll the policy out over clips, store the transitions, and draw this iteration's minibatches."""
-        fresh = self._roll(real, self.random)
+        fresh = self.roll(real, self.random)
         batches = [self._draw(fresh) for _ in range(self.config.critic_steps)]
         self.buffer.add(fresh)
         # All processes must subtract and divide by the same.
@@ -75,7 +75,7 @@ class Reinforcement:
             explained_within_d, the same of what both are above their means at a position in the clip, which time alone
             does not explain.
         """
-        found = self._roll(clips, torch.Generator().manual_seed(0))
+        found = self.roll(clips, torch.Generator().manual_seed(0))
         report: dict[str, float] = {}
         for domain, part in by_domain(found).items():
             with torch.no_grad(), evaluating(self.model.critics):
@@ -149,7 +149,8 @@ class Reinforcement:
         self.random.set_state(state["random"])
         self.returns.load_state_dict(state["returns"])
 
-    def _roll(self, clips: Mapping[str, Tensor], generator: torch.Generator) -> Transitions:
+    def roll(self, clips: Mapping[str, Tensor], generator: torch.Generator) -> Transitions:
+        """Every transition of the policy over clips (B, T, C, H, W) of "x" and "y"; its choices come from generator."""
         model, rl = self.model, self.config
         with evaluating(*self._policy_modules(), model.discriminators, model.critics):
             return rollout(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.quality import runs
+from bench.quality import critics, runs
 from bench.quality.__main__ import main, told, trained
 from bench.quality.flow import load_motion
 from bench.quality.report import CRITICS, summary
@@ -19,10 +19,12 @@ from bench.quality.variants import DAYNIGHT, FIGURE1_VARIANTS, changed
 from rlv2v_fast.data.writer import VideoWriter
 from rlv2v_fast.metrics import warping_error
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN
+from rlv2v_fast.rl.ddpg import by_domain
+from rlv2v_fast.rl.rollout import step_reward
 from rlv2v_fast.train.checkpoint import best_distance, model_folder
 from rlv2v_fast.train.config import TrainConfig, load_config, resolve
 from rlv2v_fast.train.starts import start_configs
-from rlv2v_fast.train.trainer import fit
+from rlv2v_fast.train.trainer import Trainer, fit
 
 TINY = {"frames": 2, "window": 2, "size": 16, "network__width": 2, "device": "cpu", "precision": "fp32"}
 
@@ -260,3 +262,40 @@ def test_positions_and_critics_have_tables_of_their_own():
     table = summary([{**row, "background_at": [1.0, 0.5], "critics": critics, "gradients": norms}])
     assert "| 40 | + RL | 2 cpu x1 | 1.00 | 0.50 |" in table
     assert "| 40 | + RL | 2 cpu x1 | 0.2500 | 0.25 |" in table
+
+
+def test_a_study_of_critics_asks_with_and_without_baseline_and_tabulates_its_seeds():
+    tiny = {**TINY, "frames": 4, "window": None, "rl__first_step": 1}
+    rows = []
+    for seed in (0, 1):
+        config = resolve(changed(FIGURE1_VARIANTS["+ RL"](), seed=seed, **tiny))
+        rows += critics.study(Figure1(None, None, frames=4, size=16), config, [1, 2], rollouts=1)
+    # Seeds, discounts, baselines, domains, updates.
+    assert len(rows) == 2 * 2 * 2 * 2 * 2
+    assert all(row["explained"] <= 1 and row["within"] <= 1 and -1 <= row["cosine"] <= 1 for row in rows)
+    lines = critics.table(rows).splitlines()
+    assert len(lines) == 2 + 2 * 2 * 2
+    assert lines[2].startswith("| 0.99 | no | 1 | 2 |")
+
+
+def test_a_critic_that_is_the_reward_has_its_gradient():
+    """The cosine is 1 for the reward itself as the critic, and -1 for its negative."""
+    config = resolve(changed(FIGURE1_VARIANTS["+ RL"](), seed=0, few_shot=2, device="cpu"))
+    task = Figure1(None, None)
+    trainer = Trainer(config, task.domains(config, 2))
+    learner = trainer.reinforcement
+    held = by_domain(learner.roll(task.heldout(config), torch.Generator().manual_seed(0)))["y"]
+    some = held[(~held.done).nonzero().flatten()[:4]]
+
+    class Reward(torch.nn.Module):
+        def __init__(self, sign):
+            super().__init__()
+            self.sign = sign
+
+        def forward(self, state, action, position):
+            weight = torch.full((len(action),), learner.weights.recurrent)
+            judge = learner.networks.discriminators["y"]
+            return self.sign * step_reward(judge, state, action, some.true_action, weight, learner.weights.kind)
+
+    for sign in (1, -1):
+        assert critics._cosine(learner, Reward(sign), "y", some) == pytest.approx(sign, abs=1e-5)
