@@ -130,7 +130,10 @@ def policy_losses(
             forecast = networks.predictors[domain](clip[:, :-1])
             losses[f"recurrent_{domain}"] = config.recurrent * recurrent_loss(clip, forecast, config.distance)
         if config.recycle:
-            returned = networks.generators[domain](networks.predictors[other](fake[other][:, :-1]))
+            past = fake[other][:, :-1]
+            # Forecasts stand where the frames they foretell do: generators know the time, and would learn it one early.
+            forecast = torch.cat([past[:, :1], networks.predictors[other](past)], dim=1)
+            returned = networks.generators[domain](forecast)[:, 1:]
             losses[f"recycle_{domain}"] = config.recycle * recycle_loss(clip, returned, config.distance)
         if cycle:
             losses[f"cycle_{domain}"] = cycle * distance(
