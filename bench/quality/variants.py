@@ -42,7 +42,8 @@ def _preset(**values: Any) -> Callable[[], TrainConfig]:
 
 
 def _figure1(**values: Any) -> Callable[[], TrainConfig]:
-    return lambda: changed(load_config(FIGURE1), **values)
+    """The preset with the paper's discriminator."""
+    return lambda: changed(load_config(FIGURE1), **{"network__discriminator": "pooling", **values})
 
 
 def _tuned(**values: Any) -> Callable[[], TrainConfig]:

@@ -66,7 +66,7 @@ def test_the_plain_variants_are_the_papers_system_and_the_presets():
     assert DAYNIGHT["+ RL (the paper's system)"]() == load_config("paper")
     assert DAYNIGHT["+ video loss"]() == TrainConfig()
     assert DAYNIGHT["few-shot"]() == load_config("few-shot-cpu")
-    assert FIGURE1_VARIANTS["+ video loss"]() == load_config("figure1-cpu")
+    assert FIGURE1_VARIANTS["+ video loss, frames judged alone"]() == load_config("figure1-cpu")
 
 
 def test_scores_of_the_truth_are_perfect_and_baselines_ignore_the_pairs(data):
