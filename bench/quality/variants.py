@@ -121,7 +121,7 @@ FIGURE1_VARIANTS: Configs = {
     "+ video loss": _figure1(),
     "Recycle-GAN, frames judged alone": _figure1(loss__video=0.0, **_FRAMES),
     "+ video loss, frames judged alone": _figure1(**_FRAMES),
-    # Nor does ReCycle show the time: from y to x and back through a forecast, only it tells the colour to paint.
+    # ReCycle, too, teaches the time: y comes back from a colourless x only by painting each colour when it is due.
     "no ReCycle, frames judged alone": _figure1(loss__video=0.0, loss__recycle=0.0, **_FRAMES),
     "+ video loss, no ReCycle, frames judged alone": _figure1(loss__recycle=0.0, **_FRAMES),
     "+ RL, frames judged alone": _figure1(**_FRAMES, **_RL, **REMEDIES["together, baseline"]),
