@@ -8,18 +8,17 @@ train/night, val/day and val/night; only scoring reads val.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from bench.harness import environment
 from bench.quality.flow import load_motion
 from bench.quality.report import summary, write_sheet
+from bench.quality.rows import Row, append, read_rows
 from bench.quality.runs import CLOCKS, Budget, Result, SharedStarts, train
 from bench.quality.score import NETWORK, Translate, load_features
 from bench.quality.tasks import DayNight, Figure1, Task
@@ -28,7 +27,6 @@ from rlv2v_fast.models.rlv2vgan import RLV2VGAN
 from rlv2v_fast.train.checkpoint import best_distance, model_folder, step_of
 from rlv2v_fast.train.config import load_config, to_dict
 
-Row = dict[str, Any]
 # What makes a row the same measurement: one found in the file is not repeated.
 IDENTITY = ("task", "variant", "k", "seed", "minutes", "clock", "threads")
 NEVER_TRAINED: Row = {"seed": None, "minutes": 0.0, "clock": None, "threads": None}
@@ -43,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     for key in planned(options, task):
         if any(all(row.get(name) == key[name] for name in IDENTITY) for row in read_rows([options.out])):
             continue
-        append(options.out, {**environment(torch.device("cpu")), **key, **measure(key, options, task, shared)})
+        record(options.out, {**environment(torch.device("cpu")), **key, **measure(key, options, task, shared)})
     return 0
 
 
@@ -68,22 +66,21 @@ def score(options: argparse.Namespace) -> int:
         if any(all(row.get(name) == value for name, value in (key | how).items()) for row in read_rows([options.out])):
             continue
         back = task.back_scores(lambda clip, model=model: model.translate(clip, "y2x"))  # type: ignore[misc]
-        append(
+        record(
             options.out,
             {**environment(torch.device("cpu")), **key, **how, **task.scores(model.translate), "back": back},
         )
     return 0
 
 
-def append(path: Path, row: Row) -> None:
+SHOWN = ("variant", "k", "seed", "steps", "psnr", "ssim", "temporal_error")
+
+
+def record(path: Path, row: Row) -> None:
     """Add a row to a file of rows, and show some of it."""
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    append(path, row)
     shown = {name: round(row[name], 4) if isinstance(row[name], float) else row[name] for name in SHOWN}
     print(shown, flush=True)
-
-
-SHOWN = ("variant", "k", "seed", "steps", "psnr", "ssim", "temporal_error")
 
 
 def open_task(options: argparse.Namespace) -> Task:
@@ -157,12 +154,6 @@ def told(result: Result, task: Task) -> Row:
     if trainer.reinforcement is not None:
         row["critics"] = trainer.reinforcement.examine(task.heldout(trainer.config))
     return row
-
-
-def read_rows(paths: Sequence[Path]) -> list[Row]:
-    """The rows of JSON files, one a line; a file that is not there has none."""
-    lines = [line for path in paths if path.exists() for line in path.read_text().splitlines()]
-    return [json.loads(line) for line in lines]
 
 
 def report(options: argparse.Namespace) -> int:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,11 @@ from torch import Tensor, nn
 
 from bench.harness import environment
 from bench.quality.report import mean_and_spread
+from bench.quality.rows import Row, append, read_rows
 from bench.quality.tasks import Figure1
 from bench.quality.variants import FIGURE1_VARIANTS, changed
 from rlv2v_fast.nn.norm import evaluating
-from rlv2v_fast.rl.ddpg import by_domain, critic_loss, explained_variance, less_mean_at
+from rlv2v_fast.rl.ddpg import by_domain, critic_loss, explained_variance, explained_within
 from rlv2v_fast.rl.replay import Transitions
 from rlv2v_fast.rl.returns import RunningReturns
 from rlv2v_fast.rl.rollout import step_reward
@@ -33,7 +33,6 @@ from rlv2v_fast.train.config import TrainConfig, resolve
 from rlv2v_fast.train.reinforcement import Reinforcement
 from rlv2v_fast.train.trainer import Trainer
 
-Row = dict[str, Any]
 MINIBATCH, LEARNING_RATE = 32, 1e-3
 _ROLLOUTS, _CLIPS, _HELDOUT_ROLLOUTS, _GRADIENTS = 20, 8, 4, 64
 
@@ -105,12 +104,10 @@ def _fitted(
 
 def _known(learner: Reinforcement, critic: nn.Module, domain: str, held: Transitions, returns: RunningReturns) -> Row:
     with torch.no_grad():
-        value = critic(held.state, held.action, held.position) * returns.scale
-    value = value + returns.mean_at(held.domain, held.position)
-    within = [less_mean_at(held.position, numbers) for numbers in (value, held.outcome)]
+        value = returns.absolute(critic(held.state, held.action, held.position), held)
     return {
         "explained": explained_variance(value, held.outcome),
-        "within": explained_variance(*within),
+        "within": explained_within(value, held.outcome, held.position),
         "cosine": _cosine(learner, critic, domain, held),
     }
 
@@ -166,9 +163,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for seed in options.seed:
         config = changed(FIGURE1_VARIANTS["+ RL"](), seed=seed, few_shot=40, device="cpu", rl__first_step=options.steps)
         for row in study(Figure1(None, None), resolve(config), options.updates):
-            with options.out.open("a") as file:
-                file.write(json.dumps({**environment(torch.device("cpu")), **row}) + "\n")
-    print(table([json.loads(line) for line in options.out.read_text().splitlines()]))
+            append(options.out, {**environment(torch.device("cpu")), **row})
+    print(table(read_rows([options.out])))
     return 0
 
 

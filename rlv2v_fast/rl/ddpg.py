@@ -67,6 +67,11 @@ def less_mean_at(position: Tensor, numbers: Tensor) -> Tensor:
     return numbers - (numbers.new_zeros(len(count)).index_add(0, index, numbers) / count)[index]
 
 
+def explained_within(value: Tensor, outcome: Tensor, position: Tensor) -> float:
+    """explained_variance of what both are above their means at a position in the clip: what time does not tell."""
+    return explained_variance(less_mean_at(position, value), less_mean_at(position, outcome))
+
+
 def critic_loss(critic: Critic, batch: Transitions, target: Tensor) -> Tensor:
     """Scalar mean (Q_d(s, a) - y)^2."""
     return (critic(batch.state, batch.action, batch.position) - target).square().mean()

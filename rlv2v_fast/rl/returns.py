@@ -52,6 +52,10 @@ class RunningReturns:
         reward, outcome = batch.reward - here + gamma * there, batch.outcome - here
         return dataclasses.replace(batch, reward=reward / self.scale, outcome=outcome / self.scale)
 
+    def absolute(self, value: Tensor, batch: Transitions) -> Tensor:
+        """Values (N,) of critics that were fitted to relative returns, in the size of returns."""
+        return value * self.scale + self.mean_at(batch.domain, batch.position)
+
     def measured(self, fresh: Transitions) -> dict[str, float]:
         """What a rollout of whole clips says of mean and deviation; several processes average it before move."""
         found: dict[str, float] = {}

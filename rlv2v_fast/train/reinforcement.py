@@ -19,7 +19,7 @@ from rlv2v_fast.rl.ddpg import (
     clipped_noise,
     critic_loss,
     explained_variance,
-    less_mean_at,
+    explained_within,
     td_target,
 )
 from rlv2v_fast.rl.replay import ReplayBuffer, Transitions
@@ -80,17 +80,14 @@ class Reinforcement:
         for domain, part in by_domain(found).items():
             with torch.no_grad(), evaluating(self.model.critics):
                 critic = self.networks.critics[domain]
-                value = critic(part.state, part.action, part.position).float() * self.returns.scale
-            value = value + self.returns.mean_at(part.domain, part.position)
+                value = self.returns.absolute(critic(part.state, part.action, part.position).float(), part)
             report |= {
                 f"reward_{domain}": part.reward[~part.done].mean().item(),
                 f"final_reward_{domain}": part.reward[part.done].mean().item(),
                 f"return_std_{domain}": part.outcome.std().item(),
                 f"value_{domain}": value.mean().item(),
                 f"explained_variance_{domain}": explained_variance(value, part.outcome),
-                f"explained_within_{domain}": explained_variance(
-                    less_mean_at(part.position, value), less_mean_at(part.position, part.outcome)
-                ),
+                f"explained_within_{domain}": explained_within(value, part.outcome, part.position),
             }
         return report
 
