@@ -118,7 +118,7 @@ def tiny_task(data):
 def test_training_fills_its_budget_and_keeps_the_weights_with_the_best_unpaired_score(data):
     task = tiny_task(data)
     config = changed(task.variants["tiny"](), rl__weight=0.0, starts=2, start_steps=1, few_shot=2, quiet=True)
-    result = train(config, task.domains(config, 2), Budget(0.02, "cpu"), selects=True)
+    result = train(config, task.domains(config, 2), Budget(0.03, "cpu"), selects=True)
     assert result.criterion > 0
     assert 1 <= result.kept <= result.steps
     assert result.seconds < 3
