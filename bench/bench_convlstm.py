@@ -83,6 +83,7 @@ def fused_calls(case: Case, setting: Setting) -> Calls:
     if setting.device.type != "cuda" or setting.dtype == torch.float32:
         raise UnavailableError("the fused Triton step takes float16 and bfloat16 on a GPU")
     from rlv2v_fast.kernels.convlstm_fused import convlstm_fused_fwd
+    from rlv2v_fast.kernels.layer_inputs import LayerInputs
 
     s, x = case.shape, example(case, setting)
     conv = naive_layer(case, setting).cell_list[0].conv
@@ -92,7 +93,7 @@ def fused_calls(case: Case, setting: Setting) -> Calls:
 
     @torch.no_grad()
     def forward() -> object:
-        return convlstm_fused_fwd(x, conv.weight, conv.bias, h, c, None, None)
+        return convlstm_fused_fwd(LayerInputs(x, conv.weight, conv.bias, h, c))
 
     return {"fwd": forward}
 

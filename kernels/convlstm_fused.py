@@ -1,7 +1,7 @@
 """A whole ConvLSTM step in one Triton kernel, for inference: convolution and gates, the 4K gates never in memory.
 
-The convolution is an implicit GEMM of M = B*H*W pixels by N = 4K gates over kh*kw*P input channels, on the slots of
-convlstm_sequence.py; its epilogue is the gate update of convlstm_gates.py on the float32 accumulators.
+The convolution is an implicit GEMM of M = B*H*W pixels by N = 4K gates over kh*kw*P input channels, on the inputs
+of convlstm_sequence.py; its epilogue is the gate update of convlstm_gates.py on the float32 accumulators.
 
 What it saves against a convolution and a gate kernel is the gates' way to memory and back, 8e bytes per state element
 with e bytes an entry, and a launch per step. What it costs is that the GEMM is Triton's and not cuDNN's. It is not
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rlv2v_fast.kernels.convlstm_gates import channel_row, sigmoid, tanh
 from rlv2v_fast.kernels.convlstm_sequence import Layer, chunk_steps
-from rlv2v_fast.kernels.slots import channels_first
+from rlv2v_fast.kernels.layer_inputs import LayerInputs, channels_first
 
 # Of a program: pixels and hidden channels, hence a 128 x 128 accumulator, 64 registers a thread at 8 warps.
 BLOCK_PIXELS = 128
@@ -32,13 +32,13 @@ GROUP = 8
 
 @triton.jit(do_not_specialize=["step"])
 def convlstm_fused_fwd_kernel(
-    slot_ptr,
+    conv_input_ptr,
     weight_ptr,
     bias_ptr,
     peephole_ptr,
     lengths_ptr,
     c_ptr,
-    next_slot_ptr,
+    next_conv_input_ptr,
     output_ptr,
     step,
     pixels,
@@ -54,7 +54,7 @@ def convlstm_fused_fwd_kernel(
     BLOCK_C: tl.constexpr,
     GROUP: tl.constexpr,
 ):
-    """One step for BLOCK_M pixels by BLOCK_K hidden channels: c in place, h into the next slot and the output.
+    """One step for BLOCK_M pixels by BLOCK_K hidden channels: c in place, h into the next step's input and the output.
 
     FLOPs: 8 K P kh kw a pixel and about 80 K for the gates. Bytes per pixel, e being those of an entry: at least e P
     read, 8 K of cell state, 2e K written. (B=8, C=16, K=128, 128x128, 3x3) in a half type: 175 GFLOP and 240 MB a step,
@@ -78,7 +78,7 @@ def convlstm_fused_fwd_kernel(
         channel = part % chunks * BLOCK_C + tl.arange(0, BLOCK_C)
         inside = (m < pixels) & (y + dy >= 0) & (y + dy < height) & (x + dx >= 0) & (x + dx < width)
         frame = tl.load(
-            slot_ptr + (m + dy * width + dx)[:, None] * P + channel[None, :],
+            conv_input_ptr + (m + dy * width + dx)[:, None] * P + channel[None, :],
             inside[:, None] & (channel < P)[None, :],
             other=0.0,
         )
@@ -115,10 +115,10 @@ def convlstm_fused_fwd_kernel(
     if lengths_ptr is not None:
         active = (step < tl.load(lengths_ptr + sample, m < pixels, other=0))[:, None]
         output = tl.where(active, h, 0.0)
-        h = tl.where(active, h, tl.load(slot_ptr + h_at, mask, other=0.0).to(tl.float32))
+        h = tl.where(active, h, tl.load(conv_input_ptr + h_at, mask, other=0.0).to(tl.float32))
         c_next = tl.where(active, c_next, c)
     tl.store(c_at, c_next, mask)
-    tl.store(next_slot_ptr + h_at, h.to(next_slot_ptr.dtype.element_ty), mask)
+    tl.store(next_conv_input_ptr + h_at, h.to(next_conv_input_ptr.dtype.element_ty), mask)
     output_at = (sample * output_b + s)[:, None] + k.to(tl.int64) * (height * width)
     tl.store(output_ptr + output_at, output.to(output_ptr.dtype.element_ty), mask)
 
@@ -132,38 +132,39 @@ def interleave_gates(packed: Tensor) -> Tensor:
 
 
 def convlstm_fused_step(
-    slot: Tensor,
+    conv_input: Tensor,
     columns: Tensor,
     layer: Layer,
     c: Tensor,
-    next_slot: Tensor,
+    next_conv_input: Tensor,
     output: Tensor,
     step: int,
 ) -> None:
     """Launch convlstm_fused_fwd_kernel on the current device and stream.
 
     Args:
-        slot: (B, H, W, P) contiguous, x_t and h_{t-1}.
+        conv_input: (B, H, W, P) contiguous, x_t and h_{t-1}.
         columns: interleave_gates(layer.packed).
         layer: for bias, peephole, lengths and sizes.
         c: (B, H, W, K) float32 contiguous, updated in place.
-        next_slot: (B, H, W, P) contiguous, its h channels written. Other memory than slot, whose neighbours are read.
+        next_conv_input: (B, H, W, P) contiguous, of which the h channels are written. Not the memory of conv_input,
+            whose neighbouring pixels are read.
         output: (B, K, H, W), each sample contiguous, written.
         step: t, for lengths.
     """
-    batch, height, width, pitch = slot.shape
+    batch, height, width, pitch = conv_input.shape
     pixels = batch * height * width
     if pixels == 0:
         return
     grid = (triton.cdiv(pixels, BLOCK_PIXELS) * triton.cdiv(layer.hidden, BLOCK_HIDDEN),)
     convlstm_fused_fwd_kernel[grid](
-        slot,
+        conv_input,
         columns,
         layer.bias,
         layer.peephole,
         layer.lengths,
         c,
-        next_slot,
+        next_conv_input,
         output,
         step,
         pixels,
@@ -188,37 +189,31 @@ def block_channels(pitch: int) -> int:
     return 64 if pitch % 64 == 0 else 32
 
 
-def convlstm_fused_fwd(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    h0: Tensor,
-    c0: Tensor,
-    peephole: Tensor | None,
-    lengths: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """output, h and c of convlstm_sequence_fwd (which describes the arguments), one kernel a step; no gradients.
+def convlstm_fused_fwd(inputs: LayerInputs) -> tuple[Tensor, Tensor, Tensor]:
+    """output, h and c as of convlstm_sequence_fwd, by one kernel a step; no gradients.
 
     Raises:
         ValueError: weight is float32 on a GPU, where its products would need no tensor core and more registers than
             there are. Triton's interpreter takes it.
     """
+    x, weight = inputs.x, inputs.weight
     if weight.dtype == torch.float32 and weight.is_cuda:
         raise ValueError("weight must be float16 or bfloat16 for the fused kernel on a GPU; got torch.float32")
-    layer = Layer.pack(x, weight, bias, peephole, lengths)
+    layer = Layer.pack(inputs)
     columns = interleave_gates(layer.packed)
     batch, steps, _, height, width = x.shape
-    # A step reads its neighbours' h of the last one while it writes its own, so there are two slots at least.
-    slots = layer.empty_slots(max(2, chunk_steps(steps)), x)
-    slots[0, ..., layer.padded :] = h0.permute(0, 2, 3, 1)
-    cell = c0.permute(0, 2, 3, 1).to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+    # A pixel's step reads its neighbours' last h while theirs is written: that takes the inputs of two steps at least.
+    conv_inputs = layer.empty_conv_inputs(max(2, chunk_steps(steps)), x)
+    conv_inputs[0, ..., layer.padded :] = inputs.h0.permute(0, 2, 3, 1)
+    cell = inputs.c0.permute(0, 2, 3, 1).to(torch.float32, memory_format=torch.contiguous_format, copy=True)
     output = weight.new_empty((batch, steps, layer.hidden, height, width))
     for step in range(steps):
-        at = step % len(slots)
+        at = step % len(conv_inputs)
         if at == 0:
-            layer.fill_slots(slots, x[:, step : step + len(slots)])
-        convlstm_fused_step(slots[at], columns, layer, cell, slots[(at + 1) % len(slots)], output[:, step], step)
-    h = channels_first(slots[steps % len(slots)][..., layer.padded :])
+            layer.fill_conv_inputs(conv_inputs, x[:, step : step + len(conv_inputs)])
+        following = conv_inputs[(at + 1) % len(conv_inputs)]
+        convlstm_fused_step(conv_inputs[at], columns, layer, cell, following, output[:, step], step)
+    h = channels_first(conv_inputs[steps % len(conv_inputs)][..., layer.padded :])
     return (
         output,
         h.clone(memory_format=torch.contiguous_format),

@@ -1,14 +1,14 @@
 """A ConvLSTM layer over a whole sequence: one convolution by PyTorch (cuDNN) and one Triton gate kernel per step.
 
-The convolution's input lives in `slots`, (steps, B, H, W, P) in memory. Every slot is a channels_last view that holds
-x_t and h_{t-1} side by side:
+The inputs of the convolutions live in `conv_inputs`, (steps, B, H, W, P) in memory. The one of step t is a
+channels_last view that holds x_t and h_{t-1} side by side:
 
     channels [0, C) x_t  |  [C, P - K) zeros  |  [P - K, P) h_{t-1}
 
-so nothing is ever concatenated: x arrives in one strided copy, and the gate kernel writes h_t straight into slot t+1
-(the last h, into the tensor returned). P rounds C+K up until a pixel is a whole number of 16 bytes, the alignment at
-which tensor-core convolutions need no padded copy of their own and h is stored in whole vectors; the weight gets zero
-columns there.
+so nothing is ever concatenated: x arrives in one strided copy, and the gate kernel writes h_t straight into the input
+of step t+1 (the last h, into the tensor returned). P rounds C+K up until a pixel is a whole number of 16 bytes, the
+alignment at which tensor-core convolutions need no padded copy of their own and h is stored in whole vectors; the
+weight gets zero columns there.
 
 The bias is added by the gate kernel, where it costs nothing; as an argument of the convolution it would be one more
 pass over the 4K gates. The backward's loop holds only what is sequential, the gradient of h: the gradients of the
@@ -37,10 +37,10 @@ from rlv2v_fast.kernels.convlstm_gates import (
     convlstm_gates_fwd,
     empty_sums,
 )
-from rlv2v_fast.kernels.slots import channels_first, padded_channels
+from rlv2v_fast.kernels.layer_inputs import LayerInputs, channels_first, padded_channels
 
-# What a forward leaves for its backward. "fast": slots, gates and cell states. "low": cell states; slots and gates are
-# computed again, some steps at a time, from x and the output. "none": nothing.
+# What a forward leaves for its backward. "fast": convolution inputs, gates and cell states. "low": cell states; the
+# others are computed again, some steps at a time, from x and the output. "none": nothing.
 MEMORY = ("fast", "low", "none")
 
 _MAX_CHUNK_STEPS = 8
@@ -52,9 +52,26 @@ class SequenceForward(NamedTuple):
     output: Tensor  # (B, T, K, H, W)
     h: Tensor  # (B, K, H, W)
     c: Tensor  # (B, K, H, W) float32
-    slots: Tensor  # (T, B, H, W, P)
+    conv_inputs: Tensor  # (T, B, H, W, P)
     gates: list[Tensor]  # T of (B, H, W, 4K), pre-activations without bias, as the convolutions left them
     cells: Tensor  # (T+1, B, H, W, K) float32
+
+
+class SequenceResults(NamedTuple):
+    """The results of a layer, or gradients of them."""
+
+    output: Tensor  # (B, T, K, H, W)
+    h: Tensor  # (B, K, H, W)
+    c: Tensor  # (B, K, H, W)
+
+
+class SequenceKept(NamedTuple):
+    """What a SequenceForward has for its backward."""
+
+    output: Tensor
+    conv_inputs: Tensor
+    gates: Sequence[Tensor]
+    cells: Tensor
 
 
 class SequenceGradients(NamedTuple):
@@ -69,7 +86,7 @@ class SequenceGradients(NamedTuple):
 
 
 def chunk_steps(steps: int) -> int:
-    """Steps whose slots (in the backward also gates) exist at once unless memory is "fast": a quarter, at most 8."""
+    """Steps whose inputs (in the backward also gates) exist at once unless memory is "fast": a quarter, at most 8."""
     return min(_MAX_CHUNK_STEPS, math.ceil(steps / 4))
 
 
@@ -77,24 +94,23 @@ def chunk_steps(steps: int) -> int:
 class Layer:
     """A layer's parameters as the loops want them."""
 
-    packed: Tensor  # (4K, P, kh, kw) channels_last, zero where slots are padded
+    packed: Tensor  # (4K, P, kh, kw) channels_last, zero where inputs are padded
     bias: Tensor | None
     peephole: Tensor | None
     lengths: Tensor | None
     channels: int
 
     @classmethod
-    def pack(
-        cls, x: Tensor, weight: Tensor, bias: Tensor | None, peephole: Tensor | None, lengths: Tensor | None
-    ) -> Layer:
+    def pack(cls, inputs: LayerInputs) -> Layer:
+        weight, channels = inputs.weight, inputs.x.shape[2]
         rows, columns, *kernel = weight.shape
-        channels = x.shape[2]
         padded = padded_channels(channels, rows // 4, weight.element_size())
         packed = weight.new_empty((rows, *kernel, columns - channels + padded)).permute(0, 3, 1, 2)
         packed[:, :channels] = weight[:, :channels]
         packed[:, channels:padded] = 0
         packed[:, padded:] = weight[:, channels:]
-        bias, peephole, lengths = (t if t is None else t.contiguous() for t in (bias, peephole, lengths))
+        others = (inputs.bias, inputs.peephole, inputs.lengths)
+        bias, peephole, lengths = (t if t is None else t.contiguous() for t in others)
         return cls(packed, bias, peephole, lengths, channels)
 
     def unpack(self, grad_packed: Tensor) -> Tensor:
@@ -114,20 +130,20 @@ class Layer:
     def padding(self) -> list[int]:
         return [self.packed.shape[2] // 2, self.packed.shape[3] // 2]
 
-    def empty_slots(self, count: int, x: Tensor) -> Tensor:
-        """count slots for the frames of x, of which only the padding is written."""
+    def empty_conv_inputs(self, count: int, x: Tensor) -> Tensor:
+        """Inputs of `count` steps for frames like those of x; only their padding is written."""
         batch, _, _, height, width = x.shape
-        slots = self.packed.new_empty((count, batch, height, width, self.packed.shape[1]))
-        slots[..., self.channels : self.padded] = 0
-        return slots
+        conv_inputs = self.packed.new_empty((count, batch, height, width, self.packed.shape[1]))
+        conv_inputs[..., self.channels : self.padded] = 0
+        return conv_inputs
 
-    def fill_slots(self, slots: Tensor, x: Tensor) -> None:
-        """Write frames x (B, n, C, H, W) into the first n slots, casting where dtypes differ."""
-        slots[: x.shape[1], ..., : self.channels].copy_(x.permute(1, 0, 3, 4, 2))
+    def fill_conv_inputs(self, conv_inputs: Tensor, x: Tensor) -> None:
+        """Write frames x (B, n, C, H, W) into the inputs of the first n steps, casting where dtypes differ."""
+        conv_inputs[: x.shape[1], ..., : self.channels].copy_(x.permute(1, 0, 3, 4, 2))
 
-    def convolve(self, slots: Tensor) -> Tensor:
-        """Pre-activations (N, 4K, H, W) without bias of slots (N, H, W, P), channels_last."""
-        gates = F.conv2d(channels_first(slots), self.packed, padding=self.padding)
+    def convolve(self, conv_inputs: Tensor) -> Tensor:
+        """Pre-activations (N, 4K, H, W) without bias of conv_inputs (N, H, W, P), channels_last."""
+        gates = F.conv2d(channels_first(conv_inputs), self.packed, padding=self.padding)
         # cuDNN keeps the layout of its input; what stands in for it elsewhere may not.
         return gates.contiguous(memory_format=torch.channels_last)
 
@@ -140,70 +156,59 @@ class Layer:
         # At stride 1 this is the gradient of "same" convolution; unlike convolution_backward it needs no input.
         return F.conv_transpose2d(grad_gates, columns, padding=self.padding)
 
-    def weight_gradient(self, grad_gates: Tensor, slots: Tensor) -> Tensor:
-        """Gradient (4K, P, kh, kw) over the frames of slots (N, H, W, P)."""
+    def weight_gradient(self, grad_gates: Tensor, conv_inputs: Tensor) -> Tensor:
+        """Gradient (4K, P, kh, kw) over all frames of conv_inputs (N, H, W, P)."""
         stride, dilation, output_padding = [1, 1], [1, 1], [0, 0]
         _, grad, _ = torch.ops.aten.convolution_backward(
-            grad_gates, channels_first(slots), self.packed, None,
+            grad_gates, channels_first(conv_inputs), self.packed, None,
             stride, self.padding, dilation, False, output_padding, 1, [False, True, False],
         )  # fmt: skip
         return grad
 
 
-def convlstm_sequence_fwd(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    h0: Tensor,
-    c0: Tensor,
-    peephole: Tensor | None,
-    lengths: Tensor | None,
-    memory: str,
-) -> SequenceForward:
+def convlstm_sequence_fwd(inputs: LayerInputs, memory: str) -> SequenceForward:
     """Run the layer on the current device and stream; nothing is recorded for autograd.
 
     Args:
-        x: (B, T, C, H, W), T >= 1; any strides and float dtype.
-        weight: (4K, C+K, kh, kw), odd kernel; float32, float16 or bfloat16, the dtype of the convolutions.
-        bias: (4K,) or None. peephole: (3, K) or None. Any float dtype; the kernel uses them in float32.
-        h0, c0: (B, K, H, W), any float dtype.
-        lengths: (B,) integers in [0, T], or None.
+        inputs: T >= 1. The convolutions run in the weight's dtype, float32, float16 or bfloat16; the
+            others may have any strides and float dtype, and the kernel uses bias and peephole in float32.
         memory: one of MEMORY.
 
     Returns:
         SequenceForward; output and h in weight's dtype, all contiguous.
     """
-    layer = Layer.pack(x, weight, bias, peephole, lengths)
+    layer = Layer.pack(inputs)
+    x, weight = inputs.x, inputs.weight
     batch, steps, _, height, width = x.shape
     hidden, keep = layer.hidden, memory == "fast"
-    slots = layer.empty_slots(steps if keep else chunk_steps(steps), x)
+    conv_inputs = layer.empty_conv_inputs(steps if keep else chunk_steps(steps), x)
     kept_gates = []
     state_count = 1 if memory == "none" else steps + 1
     cells = weight.new_empty((state_count, batch, height, width, hidden), dtype=torch.float32)
     output = weight.new_empty((batch, steps, hidden, height, width))
     h = weight.new_empty((batch, hidden, height, width))
-    slots[0, ..., layer.padded :] = h0.permute(0, 2, 3, 1)
-    cells[0] = c0.permute(0, 2, 3, 1)
+    conv_inputs[0, ..., layer.padded :] = inputs.h0.permute(0, 2, 3, 1)
+    cells[0] = inputs.c0.permute(0, 2, 3, 1)
 
     for step in range(steps):
-        # The slots are a ring: a step writes only the h channels of the next slot, so the x channels of a whole turn
+        # The inputs are a ring: a step writes only the h channels of the next one, so the x channels of a whole turn
         # can be filled at once. A ring of one is sound too, for h is written after the convolution has read it.
-        at = step % len(slots)
+        at = step % len(conv_inputs)
         if at == 0:
-            layer.fill_slots(slots, x[:, step : step + len(slots)])
-        slot = slots[at]
-        gates = layer.convolve(slot)
+            layer.fill_conv_inputs(conv_inputs, x[:, step : step + len(conv_inputs)])
+        conv_input = conv_inputs[at]
+        gates = layer.convolve(conv_input)
         if keep:
             kept_gates.append(gates.permute(0, 2, 3, 1))
         convlstm_gates_fwd(
             gates,
             channels_first(cells[step % state_count]),
-            h if step + 1 == steps else channels_first(slots[(at + 1) % len(slots)][..., layer.padded :]),
+            h if step + 1 == steps else channels_first(conv_inputs[(at + 1) % len(conv_inputs)][..., layer.padded :]),
             channels_first(cells[(step + 1) % state_count]),
             bias=layer.bias,
             peephole=layer.peephole,
             lengths=layer.lengths,
-            h_prev=channels_first(slot[..., layer.padded :]),
+            h_prev=channels_first(conv_input[..., layer.padded :]),
             step=step,
             output=output[:, step],
         )
@@ -213,7 +218,7 @@ def convlstm_sequence_fwd(
         output,
         h,
         c,
-        slots if keep else slots.new_empty(0),
+        conv_inputs if keep else conv_inputs.new_empty(0),
         kept_gates,
         cells if memory != "none" else cells.new_empty(0),
     )
@@ -224,28 +229,28 @@ class _Chunk(NamedTuple):
 
     start: int
     stop: int
-    slots: Tensor  # (n, B, H, W, P)
+    conv_inputs: Tensor  # (n, B, H, W, P)
     gates: Sequence[Tensor]  # n of (B, H, W, 4K)
     grad_gates: Tensor  # (n, B, H, W, 4K), may be the memory of gates
 
 
 def _recomputed_chunks(layer: Layer, x: Tensor, h0: Tensor, output: Tensor) -> Iterator[_Chunk]:
-    """Slots and pre-activations of a few steps at a time, last steps first, by one convolution a chunk.
+    """Inputs and pre-activations of a few steps at a time, last steps first, by one convolution a chunk.
 
     The gradients overwrite the pre-activations. Where a sample has ended its output is zero though its state was not;
     no gradient passes there, so that neither matters.
     """
     steps = x.shape[1]
     count = chunk_steps(steps)
-    buffer = layer.empty_slots(count, x)
+    buffer = layer.empty_conv_inputs(count, x)
     for start in range((steps - 1) // count * count, -1, -count):
         stop = min(start + count, steps)
-        slots = buffer[: stop - start]
-        layer.fill_slots(slots, x[:, start:stop])
-        slots[0, ..., layer.padded :] = (output[:, start - 1] if start else h0).permute(0, 2, 3, 1)
-        slots[1:, ..., layer.padded :] = output[:, start : stop - 1].permute(1, 0, 3, 4, 2)
-        gates = layer.convolve(slots.flatten(0, 1)).permute(0, 2, 3, 1).unflatten(0, slots.shape[:2])
-        yield _Chunk(start, stop, slots, gates.unbind(0), gates)
+        conv_inputs = buffer[: stop - start]
+        layer.fill_conv_inputs(conv_inputs, x[:, start:stop])
+        conv_inputs[0, ..., layer.padded :] = (output[:, start - 1] if start else h0).permute(0, 2, 3, 1)
+        conv_inputs[1:, ..., layer.padded :] = output[:, start : stop - 1].permute(1, 0, 3, 4, 2)
+        gates = layer.convolve(conv_inputs.flatten(0, 1)).permute(0, 2, 3, 1).unflatten(0, conv_inputs.shape[:2])
+        yield _Chunk(start, stop, conv_inputs, gates.unbind(0), gates)
 
 
 @dataclass
@@ -310,19 +315,9 @@ def _one_pixel_axis(tensor: Tensor) -> Tensor:
 
 
 def convlstm_sequence_bwd(
-    grad_output: Tensor,
-    grad_h: Tensor,
-    grad_c: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    h0: Tensor,
-    peephole: Tensor | None,
-    lengths: Tensor | None,
-    output: Tensor,
-    slots: Tensor,
-    gates: Sequence[Tensor],
-    cells: Tensor,
+    grads: SequenceResults,
+    inputs: LayerInputs,
+    kept: SequenceKept,
     *,
     need_x: bool,
     need_weight: bool,
@@ -331,39 +326,39 @@ def convlstm_sequence_bwd(
     """Gradients of convlstm_sequence_fwd. It changes nothing that the forward saved: it may run any number of times.
 
     Args:
-        grad_output: (B, T, K, H, W), grad_h, grad_c: (B, K, H, W); any strides and float dtype.
-        x, weight, bias, h0, peephole, lengths: as in the forward.
-        output, slots, gates, cells: of the forward's result, with memory "fast" or "low".
+        grads: of output (B, T, K, H, W), h and c (B, K, H, W); any strides and float dtype.
+        inputs: as of the forward; c0 is not read.
+        kept: of the forward's results, with memory "fast" or "low".
         need_x, need_weight, need_h0: whether to compute that gradient; each takes convolutions.
 
     Returns:
         SequenceGradients, each contiguous and in the dtype of its input, except that c0's is float32.
     """
-    layer = Layer.pack(x, weight, bias, peephole, lengths)
+    layer, x, gates = Layer.pack(inputs), inputs.x, kept.gates
     batch, steps = x.shape[:2]
-    grad_h = _one_pixel_axis(grad_h)
+    grad_h, ends_early = _one_pixel_axis(grads.h), inputs.lengths is not None
     state = _Backward(
         layer,
-        cells,
-        _one_pixel_axis(grad_output),
-        grad_last=None if lengths is None else grad_h,
-        grad_h=grad_h if lengths is None else None,
-        grad_c=channels_first(torch.empty_like(cells[0]).copy_(grad_c.permute(0, 2, 3, 1))),
+        kept.cells,
+        _one_pixel_axis(grads.output),
+        grad_last=grad_h if ends_early else None,
+        grad_h=None if ends_early else grad_h,
+        grad_c=channels_first(torch.empty_like(kept.cells[0]).copy_(grads.c.permute(0, 2, 3, 1))),
     )
-    if bias is not None or peephole is not None:
-        state.sums = empty_sums(state.grad_c, peephole=peephole is not None)
+    if inputs.bias is not None or inputs.peephole is not None:
+        state.sums = empty_sums(state.grad_c, peephole=inputs.peephole is not None)
     grad_x = torch.empty_like(x, memory_format=torch.contiguous_format) if need_x else None
     # Chunks add up in float32: in a half type every addition would round what came before.
     grad_packed = torch.zeros_like(layer.packed, dtype=torch.float32) if need_weight else None
     x_columns = layer.columns(0, layer.padded)
-    chunks: Iterable[_Chunk] = _recomputed_chunks(layer, x, h0, output)
+    chunks: Iterable[_Chunk] = _recomputed_chunks(layer, x, inputs.h0, kept.output)
     if len(gates) > 0:
-        chunks = [_Chunk(0, steps, slots, gates, gates[0].new_empty((steps, *gates[0].shape)))]
+        chunks = [_Chunk(0, steps, kept.conv_inputs, gates, gates[0].new_empty((steps, *gates[0].shape)))]
     for chunk in chunks:
         state.run(chunk, need_h0=need_h0)
         grad_gates = channels_first(chunk.grad_gates.flatten(0, 1))
         if grad_packed is not None:
-            grad_packed += layer.weight_gradient(grad_gates, chunk.slots.flatten(0, 1))
+            grad_packed += layer.weight_gradient(grad_gates, chunk.conv_inputs.flatten(0, 1))
         if grad_x is not None:
             frames = layer.input_gradient(grad_gates, x_columns)[:, : layer.channels]
             grad_x[:, chunk.start : chunk.stop] = frames.unflatten(0, (chunk.stop - chunk.start, batch)).transpose(0, 1)
@@ -372,7 +367,7 @@ def convlstm_sequence_bwd(
         grad_x,
         None if grad_packed is None else layer.unpack(grad_packed),
         grad_bias,
-        state.initial_h_gradient(h0) if need_h0 else None,
+        state.initial_h_gradient(inputs.h0) if need_h0 else None,
         state.grad_c.clone(memory_format=torch.contiguous_format),
         grad_peephole,
     )

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from rlv2v_fast.nn.norm import FusibleNorm, fold, make_norm
 from rlv2v_fast.ops.backends import check_backend
 from rlv2v_fast.ops.blocks import (
-    causal_conv3d,
     norm_add_relu,
     norm_add_relu_norm,
     norm_add_relu_pool_norm,
     norm_relu,
 )
+from rlv2v_fast.ops.causal_conv3d import causal_conv3d
 from rlv2v_fast.ops.upsample_conv import upsample_conv
 
 if TYPE_CHECKING:

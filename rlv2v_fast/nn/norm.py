@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from rlv2v_fast.ops.bn import Norm, identity, wide
-from rlv2v_fast.ops.bn_sync import bn_affine, is_shared, norm_by, sync_statistics
+from rlv2v_fast.ops.bn import Norm, accumulation_dtype, identity, normalize
+from rlv2v_fast.ops.bn_sync import is_shared, norm_by, sync_statistics
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -31,10 +31,7 @@ class FrameInstanceNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        frames = x.transpose(1, 2).flatten(0, 1)
-        # One group a channel. torch.group_norm, unlike F.instance_norm, takes a single pixel and gives the bias for it.
-        y = torch.group_norm(frames, frames.shape[1], self.weight, self.bias, self.eps)
-        return y.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
+        return normalize(x, Norm(self.weight, self.bias, None, None, self.eps, per_frame=True))
 
 
 class SyncBatchNorm(nn.BatchNorm3d):
@@ -90,7 +87,7 @@ class SyncBatchNorm(nn.BatchNorm3d):
             return super().forward(x)
         self._check_input_dim(x)
         norm = FusibleNorm(self)
-        y = bn_affine(x, norm.arguments(x))
+        y = normalize(x, norm.arguments(x))
         norm.update(None, None, 0)
         return y
 
@@ -134,7 +131,7 @@ class FusibleNorm:
         if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
             return "the normalization has hooks, which only calling it runs"
         for tensor in (*module.parameters(), *module.buffers()):
-            if tensor.is_floating_point() and tensor.dtype not in (x.dtype, wide(x.dtype)):
+            if tensor.is_floating_point() and tensor.dtype not in (x.dtype, accumulation_dtype(x.dtype)):
                 return f"the normalization is {tensor.dtype} and its input {x.dtype}"
         return None
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from rlv2v_fast import extension
-from rlv2v_fast.ops.schemas import LIBRARY
+from rlv2v_fast.ops.schemas import NAMESPACE, SCHEMAS
 
 BACKENDS = ("auto", "triton", "cpp", "reference")
 
@@ -23,7 +23,7 @@ def _why_not_cpu() -> str | None:
         return reason
     missing = [
         name
-        for name in sorted(LIBRARY._op_defs)
+        for name in (f"{NAMESPACE}::{operator}" for operator in sorted(SCHEMAS))
         if "triton" not in name and not torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU")
     ]
     return f"the built library lacks {missing[0]}: it is older than the package, build it again" if missing else None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from rlv2v_fast.ops.backends import cpp_refusal
+from rlv2v_fast.ops.register import Values
+from rlv2v_fast.reference.bn import bn_reference
+from rlv2v_fast.reference.precision import accumulation_dtype
 
 _HALVES = (torch.float16, torch.bfloat16)
 
@@ -28,10 +30,38 @@ class Norm(NamedTuple):
     per_frame: bool = False
 
 
+# Mean and biased variance that a normalization measured; (None, None) where it has frozen ones.
+Statistics = tuple[Tensor | None, Tensor | None]
+
+
 def identity(x: Tensor) -> Norm:
     """The normalization that changes no value of x."""
     one, zero = x.new_ones(x.shape[1]), x.new_zeros(x.shape[1])
     return Norm(one, zero, zero, one, 0.0)
+
+
+class Normalization(Protocol):
+    """A normalization that the fused operators can take apart (nn.norm.FusibleNorm); calling it is the reference."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether its statistics are known only after an exchange, for which the value normalized must be there."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+    def why_not(self, x: Tensor) -> str | None:
+        """Why only calling it will do, or None."""
+
+    def arguments(self, x: Tensor) -> Norm:
+        """Its formula's arguments for the input x."""
+
+    def update(self, mean: Tensor | None, var: Tensor | None, count: int) -> None:
+        """Move the running statistics towards those measured over `count` values."""
+
+
+def normalize(x: Tensor, norm: Norm) -> Tensor:
+    """norm(x) by PyTorch's own kernels, for a normalization that no fused operator takes in."""
+    return bn_reference(x, *norm)
 
 
 def check_clip(x: Tensor) -> None:
@@ -51,15 +81,12 @@ def check_norm(name: str, norm: Norm, x: Tensor) -> None:
         value = getattr(norm, field)
         if value is not None and value.shape != (channels,):
             raise ValueError(f"{name}.{field} must have shape ({channels},); got {tuple(value.shape)}")
-        if value is not None and (value.dtype not in (x.dtype, wide(x.dtype)) or value.device != x.device):
+        if value is not None and (
+            value.dtype not in (x.dtype, accumulation_dtype(x.dtype)) or value.device != x.device
+        ):
             raise ValueError(
                 f"{name}.{field} must be {x.dtype} on {x.device} like x; got {value.dtype} on {value.device}"
             )
-
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """What statistics and parameters of a normalization are computed in: float32 for a 16-bit dtype."""
-    return torch.float32 if dtype in _HALVES else dtype
 
 
 def bn_refusal(x: Tensor) -> str | None:
@@ -78,41 +105,55 @@ def dense(x: Tensor) -> tuple[Tensor, torch.memory_format]:
     return x.contiguous(), torch.contiguous_format
 
 
-def like(x: Tensor, other: Tensor) -> Tensor:
-    """other in the layout of the dense tensor x."""
-    return other.contiguous(memory_format=dense(x)[1])
-
-
 def arguments(norm: Norm, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, float]:
     """weight, bias, mean, var, eps as the operators take them for x."""
-    dtype = wide(x.dtype)
+    dtype = accumulation_dtype(x.dtype)
     weight, bias, mean, var = (None if t is None else t.to(dtype).contiguous() for t in norm[:4])
     assert weight is not None
     assert bias is not None
     return weight, bias, mean, var, norm.eps
 
 
+def measured_by(norm: Norm | None, mean: Tensor, var: Tensor) -> Statistics:
+    """mean and var of an operator's results if norm measured them."""
+    return (None, None) if norm is None or norm.mean is not None else (mean, var)
+
+
 def empty_statistics(x: Tensor, per_frame: bool) -> Tensor:
     """A tensor for one number per statistic: (C,), or (B, C, T) per frame."""
-    return x.new_empty(x.shape[:3] if per_frame else x.shape[1:2], dtype=wide(x.dtype))
+    return x.new_empty(x.shape[:3] if per_frame else x.shape[1:2], dtype=accumulation_dtype(x.dtype))
 
 
-def measured(x: Tensor, given: Tensor | None, per_frame: bool) -> Tensor:
-    """The shape of the statistics an operator returns: none where they were given."""
-    return empty_statistics(x, per_frame) if given is None else x.new_empty(0, dtype=wide(x.dtype))
+def empty_measured(x: Tensor, given: Tensor | None, per_frame: bool) -> Tensor:
+    """A tensor like the statistics an operator returns: one of no elements where they were given."""
+    return empty_statistics(x, per_frame) if given is None else x.new_empty(0, dtype=accumulation_dtype(x.dtype))
 
 
-def statistics(given: Tensor | None, measured: Tensor) -> Tensor:
-    """Those in force."""
-    return measured if given is None else given
+def bwd_statistics(given: Values, results: Values) -> dict[str, Any]:
+    """What a backward operator is told of the statistics: which were used, and whether they were frozen.
+
+    Args:
+        given, results: the forward's arguments and results, mean and var, and post_mean and post_var, among them.
+    """
+    found: dict[str, Any] = {}
+    for prefix in ("", "post_"):
+        if not hasattr(given, f"{prefix}weight"):
+            continue
+        found[f"{prefix}frozen"] = frozen = getattr(given, f"{prefix}mean") is not None
+        normalizes = getattr(given, f"{prefix}weight") is not None
+        source = given if frozen or not normalizes else results
+        found |= {f"{prefix}{name}": getattr(source, f"{prefix}{name}") for name in ("mean", "var")}
+    return found
 
 
-def second_derivatives(
-    backward: Callable[..., Sequence[Tensor]], saved: Sequence[Tensor], grads: Sequence[Tensor]
-) -> tuple[Tensor | None, ...]:
-    """Gradients of the saved tensors given those of backward(*saved), which is made of what PyTorch differentiates."""
-    with torch.enable_grad():
-        inputs = [t.detach().to(wide(t.dtype)).requires_grad_() for t in saved]
-        firsts = backward(*inputs)
-        grads = [grad.to(first.dtype) for grad, first in zip(grads, firsts, strict=False)]
-        return torch.autograd.grad(firsts, inputs, grads, allow_unused=True)
+def norm_of(values: Values, prefix: str = "") -> Norm:
+    """The normalization that a backward operator's arguments describe; statistics that were measured are None again."""
+    weight, bias, mean, var, eps, frozen = (
+        getattr(values, prefix + name) for name in ("weight", "bias", "mean", "var", "eps", "frozen")
+    )
+    return Norm(weight, bias, mean if frozen else None, var if frozen else None, eps, values.per_frame)
+
+
+def layout_of_x(values: Values) -> torch.memory_format:
+    """The layout of x, in which the kernels want every other tensor."""
+    return dense(values.x)[1]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -12,16 +10,17 @@ from rlv2v_fast.ops.bn import (
     Norm,
     arguments,
     bn_refusal,
+    bwd_statistics,
     check_clip,
     check_norm,
     dense,
-    like,
-    measured,
-    second_derivatives,
-    statistics,
+    empty_measured,
+    layout_of_x,
+    measured_by,
+    norm_of,
 )
-from rlv2v_fast.ops.bn_stats import bn_stats
-from rlv2v_fast.ops.schemas import LIBRARY
+from rlv2v_fast.ops.bn_stats import measure_by_reference
+from rlv2v_fast.ops.register import Operator, Values
 from rlv2v_fast.reference.bn import bn_relu_reference
 
 
@@ -44,58 +43,17 @@ def bn_relu(x: Tensor, norm: Norm, *, backend: str = "auto") -> tuple[Tensor, Te
     check_clip(x)
     check_norm("norm", norm, x)
     if choose("bn_relu", backend, {"cpp": lambda: bn_refusal(x)}) == "reference":
-        found = (None, None) if norm.mean is not None else bn_stats(x, per_frame=norm.per_frame, backend="reference")
-        return bn_relu_reference(x, *norm), *found
-    y, mean, var = torch.ops.rlv2v_fast.bn_relu_fwd(dense(x)[0], *arguments(norm, x), norm.per_frame)
-    return (y, None, None) if norm.mean is not None else (y, mean.detach(), var.detach())
+        return bn_relu_reference(x, *norm), *measure_by_reference(x, norm)
+    y, mean, var = _OPERATOR(dense(x)[0], *arguments(norm, x), norm.per_frame)
+    return y, *measured_by(norm, mean, var)
 
 
-def _fwd_fake(
-    x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor | None, var: Tensor | None, eps: float, per_frame: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(x), measured(x, mean, per_frame), measured(x, var, per_frame)
+def _fake(v: Values) -> tuple[Tensor, ...]:
+    return torch.empty_like(v.x), *(empty_measured(v.x, given, v.per_frame) for given in (v.mean, v.var))
 
 
-def _bwd_fake(
-    grad_y: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    eps: float,
-    per_frame: bool,
-    frozen: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias)
+def _formula(v: Values) -> tuple[Tensor]:
+    return (bn_relu_reference(v.x, *norm_of(v)),)
 
 
-def _save_fwd(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, weight, bias, mean, var, ctx.eps, ctx.per_frame = inputs
-    ctx.frozen = mean is not None
-    ctx.save_for_backward(x, weight, bias, statistics(mean, output[1]), statistics(var, output[2]))
-
-
-def _fwd_autograd(ctx: Any, grad_y: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    saved = ctx.saved_tensors
-    grads = torch.ops.rlv2v_fast.bn_relu_bwd(like(saved[0], grad_y), *saved, ctx.eps, ctx.per_frame, ctx.frozen)
-    return *grads, None, None, None, None
-
-
-def _save_bwd(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    grad_y, x, weight, bias, mean, var, ctx.eps, ctx.per_frame, frozen = inputs
-    ctx.save_for_backward(grad_y, x, weight, bias, *((mean, var) if frozen else (None, None)))
-
-
-def _bwd_autograd(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-    def backward(grad_y: Tensor, *operands: Tensor) -> tuple[Tensor, ...]:
-        y = bn_relu_reference(*operands, *ctx.saved_tensors[4:], ctx.eps, ctx.per_frame)
-        return torch.autograd.grad(y, operands, grad_y, create_graph=True)
-
-    return *second_derivatives(backward, ctx.saved_tensors[:4], grads), None, None, None, None, None
-
-
-torch.library.register_fake("rlv2v_fast::bn_relu_fwd", _fwd_fake, lib=LIBRARY)
-torch.library.register_fake("rlv2v_fast::bn_relu_bwd", _bwd_fake, lib=LIBRARY)
-torch.library.register_autograd("rlv2v_fast::bn_relu_fwd", _fwd_autograd, setup_context=_save_fwd, lib=LIBRARY)
-torch.library.register_autograd("rlv2v_fast::bn_relu_bwd", _bwd_autograd, setup_context=_save_bwd, lib=LIBRARY)
+_OPERATOR = Operator("bn_relu", fake=_fake, reference=_formula, arguments=bwd_statistics, layout=layout_of_x)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rlv2v_fast.ops.backends import choose
-from rlv2v_fast.ops.bn import bn_refusal, check_clip, dense, empty_statistics
+from rlv2v_fast.ops.bn import Norm, Statistics, bn_refusal, check_clip, dense, empty_statistics
 from rlv2v_fast.ops.schemas import LIBRARY
 from rlv2v_fast.reference.bn import bn_stats_reference
 
@@ -32,6 +32,13 @@ def bn_stats(x: Tensor, *, per_frame: bool = False, backend: str = "auto") -> tu
         if choose("bn_stats", backend, {"cpp": lambda: bn_refusal(x)}) == "reference":
             return bn_stats_reference(x, per_frame)
         return torch.ops.rlv2v_fast.bn_stats(dense(x.detach())[0], per_frame)
+
+
+def measure_by_reference(x: Tensor, norm: Norm) -> Statistics:
+    """The statistics that norm takes from x, by PyTorch's own kernels; (None, None) where it has frozen ones."""
+    if norm.mean is not None:
+        return None, None
+    return bn_stats(x, per_frame=norm.per_frame, backend="reference")
 
 
 def _fake(x: Tensor, per_frame: bool) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from rlv2v_fast.ops.bn import Norm
 from rlv2v_fast.ops.bn_stats import bn_stats
-from rlv2v_fast.reference.bn import bn_reference
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -51,11 +50,6 @@ def norm_by(mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float)
     scale = weight * (var + eps).rsqrt()
     center = mean.detach()
     return Norm(scale, bias + (center - mean) * scale, center, torch.ones_like(center), 0.0)
-
-
-def bn_affine(x: Tensor, norm: Norm) -> Tensor:
-    """norm(x), for a normalization that no fused operator takes in; PyTorch's own."""
-    return bn_reference(x, *norm)
 
 
 class _Statistics(torch.autograd.Function):

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rlv2v_fast.kernels.layer_inputs import LayerInputs
 from rlv2v_fast.ops.backends import choose, cpp_refusal
 from rlv2v_fast.ops.convlstm_gates import convlstm_gates
 from rlv2v_fast.ops.convlstm_triton import convlstm_sequence_triton, convolution_dtype, triton_refusal
-from rlv2v_fast.ops.schemas import LIBRARY
-from rlv2v_fast.reference.convlstm import convlstm_reference, state_dtype
+from rlv2v_fast.ops.register import Operator, Values
+from rlv2v_fast.reference.convlstm import convlstm_reference
+from rlv2v_fast.reference.precision import accumulation_dtype
 
 MEMORY = ("fast", "low")
 
@@ -64,12 +64,12 @@ def convlstm(
     chosen = choose("convlstm", backend, refusals)
     if chosen == "cpp" and x.device.type == "cpu":
         return _sequence(x, weight, bias, h0, c0, exact, memory)
-    h0, c0 = _initial_state(x, weight, h0, c0)
+    inputs = LayerInputs(x, weight, bias, *_initial_state(x, weight, h0, c0), peephole, lengths)
     if chosen == "triton":
-        return convlstm_sequence_triton(x, weight, bias, h0, c0, peephole, lengths, memory, cuda_graph=cuda_graph)
+        return convlstm_sequence_triton(inputs, memory, cuda_graph=cuda_graph)
     if chosen == "reference":
-        return convlstm_reference(x, weight, bias, h0, c0, peephole, lengths)
-    return _stepwise(x, weight, bias, h0, c0, chosen)
+        return convlstm_reference(*inputs)
+    return _stepwise(inputs, chosen)
 
 
 def check_memory(memory: str) -> str:
@@ -84,23 +84,21 @@ def _sequence(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The fused operator. Half types are computed in float32, as is everything under autocast but float64."""
     dtype = convolution_dtype(x)
-    compute = state_dtype(dtype)
+    compute = accumulation_dtype(dtype)
     tensors = (x, weight, bias, h0, c0)
     x, weight, bias, h0, c0 = (None if t is None else t.to(compute) for t in tensors)  # type: ignore[assignment]
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    output, h, c, _, _ = torch.ops.rlv2v_fast.convlstm_fwd(
-        x, weight, bias, h0, c0, exact, save, save and memory == "fast"
-    )
+    output, h, c, _, _ = _OPERATOR(x, weight, bias, h0, c0, exact, save, save and memory == "fast")
     return output.to(dtype), h.to(dtype), c
 
 
-def _stepwise(
-    x: Tensor, weight: Tensor, bias: Tensor | None, h: Tensor, c: Tensor, backend: str
-) -> tuple[Tensor, Tensor, Tensor]:
+def _stepwise(inputs: LayerInputs, backend: str) -> tuple[Tensor, Tensor, Tensor]:
+    """PyTorch's convolution and a fused kernel for the gates, step by step."""
+    weight, h, c = inputs.weight, inputs.h0, inputs.c0
     padding = (weight.shape[2] // 2, weight.shape[3] // 2)
     outputs = []
-    for frame in x.unbind(1):
-        gates = F.conv2d(torch.cat([frame, h], dim=1), weight, bias, padding=padding)
+    for frame in inputs.x.unbind(1):
+        gates = F.conv2d(torch.cat([frame, h], dim=1), weight, inputs.bias, padding=padding)
         h, c = convlstm_gates(gates, c, backend=backend if gates.dtype == c.dtype else "reference")
         outputs.append(h)
     return torch.stack(outputs, dim=1), h, c
@@ -160,7 +158,7 @@ def _initial_state(x: Tensor, weight: Tensor, h0: Tensor | None, c0: Tensor | No
     shape = (x.shape[0], weight.shape[0] // 4, *x.shape[3:])
     dtype = convolution_dtype(x)
     h = x.new_zeros(shape, dtype=dtype) if h0 is None else h0.to(dtype)
-    c = x.new_zeros(shape, dtype=state_dtype(dtype)) if c0 is None else c0.to(state_dtype(dtype))
+    c = x.new_zeros(shape, dtype=accumulation_dtype(dtype)) if c0 is None else c0.to(accumulation_dtype(dtype))
     return h, c
 
 
@@ -175,159 +173,47 @@ def _cpp_refusal(x: Tensor, peephole: Tensor | None, lengths: Tensor | None) -> 
     return cpp_refusal(x)
 
 
-@torch.library.register_fake("rlv2v_fast::convlstm_fwd", lib=LIBRARY)
-def _fwd_fake(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    h0: Tensor | None,
-    c0: Tensor | None,
-    exact: bool,
-    save_cells: bool,
-    save_gates: bool,
-) -> tuple[Tensor, ...]:
-    batch, steps, _, height, width = x.shape
-    k = weight.shape[0] // 4
-    state = (batch, k, height, width)
-    cells = (steps, batch, height, width, k) if save_cells else (0,)
-    gates = (steps, batch, height, width, 4 * k) if save_gates else (0,)
+def _fake(v: Values) -> tuple[Tensor, ...]:
+    batch, steps, _, height, width = v.x.shape
+    hidden = v.weight.shape[0] // 4
+    state = (batch, hidden, height, width)
+    kept = (steps, batch, height, width)
     return (
-        x.new_empty((batch, steps, k, height, width)),
-        x.new_empty(state),
-        x.new_empty(state),
-        x.new_empty(cells),
-        x.new_empty(gates),
+        v.x.new_empty((batch, steps, hidden, height, width)),
+        v.x.new_empty(state),
+        v.x.new_empty(state),
+        v.x.new_empty((*kept, hidden) if v.save_cells else (0,)),
+        v.x.new_empty((*kept, 4 * hidden) if v.save_gates else (0,)),
     )
 
 
-@torch.library.register_fake("rlv2v_fast::convlstm_bwd", lib=LIBRARY)
-def _bwd_fake(
-    grad_output: Tensor | None,
-    grad_h: Tensor | None,
-    grad_c: Tensor | None,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    h0: Tensor | None,
-    c0: Tensor | None,
-    output: Tensor,
-    cells: Tensor,
-    gates: Tensor,
-    exact: bool,
-    need_x: bool,
-    need_weight: bool,
-    need_h0: bool,
-    need_c0: bool,
-) -> tuple[Tensor, ...]:
-    state = (x.shape[0], weight.shape[0] // 4, *x.shape[3:])
+def _fake_bwd(v: Values) -> tuple[Tensor, ...]:
+    state = (v.x.shape[0], v.weight.shape[0] // 4, *v.x.shape[3:])
     return (
-        x.new_empty(x.shape if need_x else (0,)),
-        x.new_empty(weight.shape if need_weight else (0,)),
-        x.new_empty(weight.shape[:1] if need_weight else (0,)),
-        x.new_empty(state if need_h0 else (0,)),
-        x.new_empty(state if need_c0 else (0,)),
+        v.x.new_empty(v.x.shape if v.need_x else (0,)),
+        v.x.new_empty(v.weight.shape if v.need_weight else (0,)),
+        v.x.new_empty(v.weight.shape[:1] if v.need_weight else (0,)),
+        v.x.new_empty(state if v.need_h0 else (0,)),
+        v.x.new_empty(state if v.need_c0 else (0,)),
     )
 
 
-def _save_fwd(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, weight, bias, h0, c0, exact, _, _ = inputs
-    out, _, _, cells, gates = output
-    ctx.exact = exact
-    # Materialized gradients of cells and gates would be zeros as large as everything else together.
-    ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(cells, gates)
-    ctx.save_for_backward(x, weight, bias, h0, c0, out, cells, gates)
+def _formula(v: Values) -> tuple[Tensor, Tensor, Tensor]:
+    return convlstm_reference(v.x, v.weight, v.bias, *_initial_state(v.x, v.weight, v.h0, v.c0))
 
 
-def _fwd_autograd(ctx: Any, grad_output: Any, grad_h: Any, grad_c: Any, *_: Any) -> tuple[Any, ...]:
-    x, weight, bias, h0, c0, output, cells, gates = ctx.saved_tensors
-    if cells.shape[0] != x.shape[1]:
+def _backward(v: Values) -> dict[str, Tensor]:
+    if v.cells.shape[0] != v.x.shape[1]:
         raise RuntimeError("convlstm_fwd must run with save_cells=True to be differentiated")
-    need_x, need_weight, need_bias, need_h0, need_c0 = ctx.needs_input_grad[:5]
-    grad_x, grad_weight, grad_bias, grad_h0, grad_c0 = torch.ops.rlv2v_fast.convlstm_bwd(
-        grad_output,
-        grad_h,
-        grad_c,
-        x,
-        weight,
-        bias,
-        h0,
-        c0,
-        output,
-        cells,
-        gates,
-        ctx.exact,
-        need_x,
-        need_weight or need_bias,
-        need_h0,
-        need_c0,
-    )
-    return (
-        grad_x if need_x else None,
-        grad_weight if need_weight else None,
-        grad_bias if need_bias else None,
-        grad_h0 if need_h0 else None,
-        grad_c0 if need_c0 else None,
-        None,
-        None,
-        None,
-    )
+    return _OPERATOR.run_bwd(v)
 
 
-# Arguments of convlstm_bwd that a second derivative reaches: the gradients, then x, weight, bias, h0 and c0. What the
-# forward saved is a function of the latter, which the reference computes again.
-_DIFFERENTIABLE = 8
-
-
-def _save_bwd(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.set_materialize_grads(False)
-    ctx.needs = inputs[-4:]
-    ctx.save_for_backward(*inputs[:_DIFFERENTIABLE])
-
-
-def _bwd_autograd(ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Second derivatives: differentiate the gradient of the reference."""
-    with torch.enable_grad():
-        # Views are nodes of their own: no path leads from one input to another even where the caller's inputs depend
-        # on each other, and a third derivative still reaches the caller's graph.
-        inputs = [None if t is None else t.view_as(t) for t in ctx.saved_tensors]
-        inputs = [t if t is None or t.requires_grad else t.detach().requires_grad_() for t in inputs]
-        first = _reference_gradients(inputs, ctx.needs)
-        pairs = [(g, gg) for g, gg in zip(first, grad_grads, strict=True) if gg is not None and g is not None]
-        wanted = [t for t, needed in zip(inputs, ctx.needs_input_grad, strict=False) if needed and t is not None]
-        found = torch.autograd.grad(
-            [g for g, _ in pairs],
-            wanted,
-            [gg for _, gg in pairs],
-            create_graph=torch.is_grad_enabled(),
-            allow_unused=True,
-        )
-    by_input = iter(found)
-    second = [
-        next(by_input) if needed and t is not None else None
-        for t, needed in zip(inputs, ctx.needs_input_grad, strict=False)
-    ]
-    return (*second, *[None] * (len(ctx.needs_input_grad) - _DIFFERENTIABLE))
-
-
-def _reference_gradients(inputs: list[Any], needs: tuple[bool, ...]) -> list[Tensor | None]:
-    """What convlstm_bwd returns, as a differentiable expression; None for what it does not compute."""
-    grads, (x, weight, *optional) = inputs[:3], inputs[3:]
-    bias, h0, c0 = optional
-    start = _initial_state(x, weight, h0, c0)
-    outputs = convlstm_reference(x, weight, bias, *start)
-    pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None]
-    need_x, need_weight, need_h0, need_c0 = needs
-    flags = (need_x, need_weight, need_weight, need_h0, need_c0)
-    wanted = [t for t, needed in zip((x, weight, bias, h0, c0), flags, strict=True) if needed and t is not None]
-    found = iter(
-        torch.autograd.grad([o for o, _ in pairs], wanted, [g for _, g in pairs], create_graph=True, allow_unused=True)
-    )
-    return [
-        next(found) if needed and t is not None else None
-        for t, needed in zip((x, weight, bias, h0, c0), flags, strict=True)
-    ]
-
-
-torch.library.register_autograd("rlv2v_fast::convlstm_fwd", _fwd_autograd, setup_context=_save_fwd, lib=LIBRARY)
-torch.library.register_autograd("rlv2v_fast::convlstm_bwd", _bwd_autograd, setup_context=_save_bwd, lib=LIBRARY)
+_OPERATOR = Operator(
+    "convlstm",
+    fake=_fake,
+    fake_bwd=_fake_bwd,
+    reference=_formula,
+    # One pass gives the gradients of weight and bias.
+    need={"need_weight": ("weight", "bias")},
+    backward=_backward,
+)

@@ -7,15 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rlv2v_fast.ops.backends import check_backend
-from rlv2v_fast.ops.blocks import causal_conv3d, check_causal_conv3d
+from rlv2v_fast.ops.causal_conv3d import causal_conv3d, check_causal_conv3d
 from rlv2v_fast.reference.blocks import upsample_reference, with_history
 
 # From these sizes on the transposed convolution was faster (docs/performance.md): numbers of x times output channels,
 # and pixels, to which it owes the time that summing the weights takes.
 _WORTHWHILE, _PIXELS = 1 << 16, 256
 
-# Without AVX-512 PyTorch adds the taps of a transposed convolution in bfloat16: measured 8 times the mean square error of
-# upsampling and convolving.
+# Without AVX-512 PyTorch adds the taps of a transposed convolution in bfloat16: measured 8 times the mean square error
+# of upsampling and convolving.
 _BFLOAT16_IS_EXACT = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 # Row k of the transposed kernel sums these of the three rows of the kernel. An output row 2i sees the upsampled rows

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Norm = Callable[[Tensor], Tensor]
+# From x (B, C, T, H, W) to its normalization: a module, or bn_reference with its other arguments given.
+Normalize = Callable[[Tensor], Tensor]
 
 
 def with_history(x: Tensor, frames: int, history: Tensor | None) -> Tensor:
@@ -38,12 +39,12 @@ def causal_conv3d_reference(x: Tensor, weight: Tensor, bias: Tensor | None, hist
     return F.conv3d(with_history(x, kt - 1, history), weight, bias, padding=(0, kh // 2, kw // 2))
 
 
-def norm_relu_reference(x: Tensor, norm: Norm) -> Tensor:
+def norm_relu_reference(x: Tensor, norm: Normalize) -> Tensor:
     """relu(norm(x)), x (B, C, T, H, W)."""
     return F.relu(norm(x))
 
 
-def norm_add_relu_reference(x: Tensor, norm: Norm, skip: Tensor) -> Tensor:
+def norm_add_relu_reference(x: Tensor, norm: Normalize, skip: Tensor) -> Tensor:
     """relu(norm(x) + skip), all (B, C, T, H, W)."""
     return F.relu(norm(x) + skip)
 

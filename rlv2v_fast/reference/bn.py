@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlv2v_fast.reference.blocks import pool_reference, upsample_reference
+from rlv2v_fast.reference.blocks import (
+    Normalize,
+    norm_add_relu_reference,
+    norm_relu_reference,
+    pool_reference,
+    upsample_reference,
+)
 
 
 def bn_stats_reference(x: Tensor, per_frame: bool = False) -> tuple[Tensor, Tensor]:
@@ -38,22 +47,26 @@ def bn_reference(
     return y.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
 
 
-def bn_relu_reference(x: Tensor, *norm: object) -> Tensor:
+def bn_relu_reference(x: Tensor, *norm: Any) -> Tensor:
     """relu(norm(x)); norm are the arguments of bn_reference after x."""
-    return F.relu(bn_reference(x, *norm))  # type: ignore[arg-type]
+    return norm_relu_reference(x, _normalize(norm))
 
 
-def bn_add_relu_reference(x: Tensor, skip: Tensor, norm: tuple, again: tuple | None) -> Tensor:
-    """again(relu(norm(x) + skip)); a skip of half the height and width is repeated 2x2."""
+def bn_add_relu_reference(x: Tensor, skip: Tensor, norm: Sequence[Any], post_norm: Sequence[Any] | None) -> Tensor:
+    """post_norm(relu(norm(x) + skip)); a skip of half the height and width is repeated 2x2."""
     if skip.shape != x.shape:
         skip = upsample_reference(skip)
-    y = F.relu(bn_reference(x, *norm) + skip)
-    return y if again is None else bn_reference(y, *again)
+    y = norm_add_relu_reference(x, _normalize(norm), skip)
+    return y if post_norm is None else bn_reference(y, *post_norm)
 
 
-def bn_add_relu_pool_reference(x: Tensor, skip: Tensor, norm: tuple, again: tuple) -> Tensor:
-    """again(maxpool(relu(norm(x) + skip))), 1x2x2 windows, odd H and W floored."""
-    return bn_reference(pool_reference(F.relu(bn_reference(x, *norm) + skip)), *again)
+def bn_add_relu_pool_reference(x: Tensor, skip: Tensor, norm: Sequence[Any], post_norm: Sequence[Any]) -> Tensor:
+    """post_norm(maxpool(relu(norm(x) + skip))), 1x2x2 windows, odd H and W floored."""
+    return bn_reference(pool_reference(norm_add_relu_reference(x, _normalize(norm), skip)), *post_norm)
+
+
+def _normalize(norm: Sequence[Any]) -> Normalize:
+    return lambda x: bn_reference(x, *norm)
 
 
 def unpool_reference(grad: Tensor, index: Tensor, height: int, width: int) -> Tensor:
@@ -64,10 +77,21 @@ def unpool_reference(grad: Tensor, index: Tensor, height: int, width: int) -> Te
 
 
 def bn_add_relu_pool_bwd_reference(
-    grad_z: Tensor, x: Tensor, largest: Tensor, index: Tensor, norm: tuple, again: tuple
+    grad_z: Tensor, x: Tensor, largest: Tensor, index: Tensor, norm: Sequence[Any], post_norm: Sequence[Any]
 ) -> tuple[Tensor, ...]:
-    """Gradients of x, skip, weight, bias and again's weight, bias; differentiable in grad_z, x, largest and those."""
-    of_again = torch.autograd.grad(bn_reference(largest, *again), (largest, *again[:2]), grad_z, create_graph=True)
-    grad_sum = unpool_reference(torch.where(largest > 0, of_again[0], 0), index, *x.shape[3:])
-    of_norm = torch.autograd.grad(bn_reference(x, *norm), (x, *norm[:2]), grad_sum, create_graph=True)
-    return of_norm[0], grad_sum, *of_norm[1:], *of_again[1:]
+    """Gradients of bn_add_relu_pool_reference as an expression of what its forward kept.
+
+    Args:
+        grad_z: (B, C, T, H // 2, W // 2), the gradient of its result.
+        x: (B, C, T, H, W). norm, post_norm: as of the forward.
+        largest: like grad_z, the largest value of each window. index: like grad_z, uint8, its place in the window.
+
+    Returns:
+        Gradients of x, skip, norm's weight and bias, and post_norm's weight and bias, differentiable in grad_z, x,
+        largest and those parameters.
+    """
+    pooled = bn_reference(largest, *post_norm)
+    grad_pooled, *grads_post = torch.autograd.grad(pooled, (largest, *post_norm[:2]), grad_z, create_graph=True)
+    grad_sum = unpool_reference(torch.where(largest > 0, grad_pooled, 0), index, *x.shape[3:])
+    grad_x, *grads_norm = torch.autograd.grad(bn_reference(x, *norm), (x, *norm[:2]), grad_sum, create_graph=True)
+    return grad_x, grad_sum, *grads_norm, *grads_post

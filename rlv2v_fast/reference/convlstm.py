@@ -7,14 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def state_dtype(dtype: torch.dtype) -> torch.dtype:
-    """dtype of the cell state beside activations of `dtype`: float32 for the half types, else the same.
-
-    The cell state sums over time, so a half-precision one loses what each step adds.
-    """
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
-
-
 def convlstm_gates_reference(gates: Tensor, c: Tensor, peephole: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The ConvLSTM cell after its convolution.
 
@@ -39,26 +31,6 @@ def convlstm_gates_reference(gates: Tensor, c: Tensor, peephole: Tensor | None =
     if peephole is not None:
         o = o + p_o * c_next
     return (torch.sigmoid(o) * torch.tanh(c_next)).to(gates.dtype), c_next
-
-
-def convlstm_gates_bwd_reference(
-    grad_h: Tensor, grad_c_next: Tensor, gates: Tensor, c: Tensor, c_next: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Gradients of convlstm_gates_reference (no peephole) as a differentiable expression.
-
-    Returns:
-        grad_gates (B, 4K, H, W) and grad_c (B, K, H, W).
-    """
-    i, f, o, g = gates.to(c.dtype).chunk(4, dim=1)
-    i, f, o, g = torch.sigmoid(i), torch.sigmoid(f), torch.sigmoid(o), torch.tanh(g)
-    t = torch.tanh(c_next)
-    grad_h = grad_h.to(c.dtype)
-    grad = grad_c_next + grad_h * o * (1 - t * t)
-    grad_gates = torch.cat(
-        [grad * g * i * (1 - i), grad * c * f * (1 - f), grad_h * t * o * (1 - o), grad * i * (1 - g * g)],
-        dim=1,
-    )
-    return grad_gates.to(gates.dtype), grad * f
 
 
 def convlstm_reference(

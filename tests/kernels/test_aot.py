@@ -36,8 +36,8 @@ POINTERS = {
     "grad_gates_ptr": HALF,
     "grad_c_ptr": FLOAT,
     "sums_ptr": FLOAT,
-    "slot_ptr": HALF,
-    "next_slot_ptr": HALF,
+    "conv_input_ptr": HALF,
+    "next_conv_input_ptr": HALF,
     "weight_ptr": HALF,
 }
 OPTIONAL = ("bias_ptr", "peephole_ptr", "h_prev_ptr", "lengths_ptr", "grad_last_ptr", "sums_ptr")

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from rlv2v_fast.kernels.convlstm_fused import GROUP, convlstm_fused_fwd, interleave_gates
-from rlv2v_fast.reference.convlstm import convlstm_reference, state_dtype
+from rlv2v_fast.kernels.layer_inputs import LayerInputs
+from rlv2v_fast.reference.convlstm import convlstm_reference
+from rlv2v_fast.reference.precision import accumulation_dtype
 
 
 def problem(dtype, device, *, size, kernel, options=True, seed=0):
@@ -19,7 +21,7 @@ def problem(dtype, device, *, size, kernel, options=True, seed=0):
         draw(4 * k, c + k, *kernel, scale=((c + k) * kernel[0] * kernel[1]) ** -0.5),
         draw(4 * k) if options else None,
         draw(b, k, h, w, scale=0.5),
-        draw(b, k, h, w, dtype=state_dtype(dtype)),
+        draw(b, k, h, w, dtype=accumulation_dtype(dtype)),
         draw(3, k) if options else None,
         torch.tensor([t, 0, (t + 1) // 2], device=device)[:b] if options else None,
     ]
@@ -29,7 +31,7 @@ def assert_as_exact_as_reference(arguments) -> None:
     """At most twice the reference's own error against float64 in this dtype, plus a rounding of the largest entry."""
     exact = convlstm_reference(*(t.double() if t is not None and t.is_floating_point() else t for t in arguments))
     eager = convlstm_reference(*arguments)
-    for mine, theirs, truth in zip(convlstm_fused_fwd(*arguments), eager, exact, strict=True):
+    for mine, theirs, truth in zip(convlstm_fused_fwd(LayerInputs(*arguments)), eager, exact, strict=True):
         allowed = 2 * (theirs - truth).abs().max() + torch.finfo(arguments[0].dtype).eps * (1 + truth.abs().max())
         assert mine.dtype == theirs.dtype
         assert (mine - truth).abs().max() <= allowed
@@ -55,12 +57,14 @@ def test_forward(size, kernel, dtype, options, device):
 
 @pytest.mark.usefixtures("poisoned_memory")
 def test_nothing_is_read_before_it_is_written(device):
-    results = convlstm_fused_fwd(*problem(torch.float16, device, size=(2, 3, 3, 5, 3, 5), kernel=(3, 3)))
+    results = convlstm_fused_fwd(LayerInputs(*problem(torch.float16, device, size=(2, 3, 3, 5, 3, 5), kernel=(3, 3))))
     assert all(tensor.isfinite().all() for tensor in results)
 
 
 def test_zero_batch(device):
-    output, h, c = convlstm_fused_fwd(*problem(torch.float16, device, size=(0, 2, 2, 3, 3, 3), kernel=(3, 3)))
+    output, h, c = convlstm_fused_fwd(
+        LayerInputs(*problem(torch.float16, device, size=(0, 2, 2, 3, 3, 3), kernel=(3, 3)))
+    )
     assert output.shape == (0, 2, 3, 3, 3)
     assert h.shape == c.shape == (0, 3, 3, 3)
 
@@ -78,7 +82,7 @@ def test_columns_hold_the_gates_of_eight_channels_together():
 @pytest.mark.gpu
 def test_float32_is_refused_on_gpu(gpu):
     with pytest.raises(ValueError, match="weight must be float16 or bfloat16"):
-        convlstm_fused_fwd(*problem(torch.float32, gpu, size=SIZES[0][0], kernel=SIZES[0][1]))
+        convlstm_fused_fwd(LayerInputs(*problem(torch.float32, gpu, size=SIZES[0][0], kernel=SIZES[0][1])))
 
 
 @pytest.mark.gpu

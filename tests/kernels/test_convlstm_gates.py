@@ -130,14 +130,14 @@ def test_in_place(layout, device):
 def test_h_goes_into_a_wider_buffer_and_nowhere_else(hidden, layout, device):
     size = (2, hidden, 5, 7)
     step = Step(size, torch.float16, layout, device)
-    slot = torch.full((2, 5, 7, 3 + hidden + 2), float("nan"), dtype=torch.float16, device=device)
+    conv_input = torch.full((2, 5, 7, 3 + hidden + 2), float("nan"), dtype=torch.float16, device=device)
     sequence = torch.full((2, 3, hidden, 5, 7), float("nan"), dtype=torch.float16, device=device)
-    inside = slot[..., 3 : 3 + hidden]
+    inside = conv_input[..., 3 : 3 + hidden]
     step.forward(inside.permute(0, 3, 1, 2), step.poison(size), output=sequence[:, 1])
     assert_close(inside.permute(0, 3, 1, 2), step.h, torch.float16)
     assert_close(sequence[:, 1], step.h, torch.float16)
-    assert slot[..., :3].isnan().all()
-    assert slot[..., 3 + hidden :].isnan().all()
+    assert conv_input[..., :3].isnan().all()
+    assert conv_input[..., 3 + hidden :].isnan().all()
     assert sequence[:, 0].isnan().all()
     assert sequence[:, 2].isnan().all()
 

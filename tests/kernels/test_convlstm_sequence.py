@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from rlv2v_fast.kernels.convlstm_sequence import chunk_steps, convlstm_sequence_fwd
-from rlv2v_fast.kernels.slots import padded_channels
+from rlv2v_fast.kernels.layer_inputs import LayerInputs, padded_channels
 from rlv2v_fast.ops.convlstm_triton import convlstm_sequence_triton, triton_refusal
-from rlv2v_fast.reference.convlstm import convlstm_reference, state_dtype
+from rlv2v_fast.reference.convlstm import convlstm_reference
+from rlv2v_fast.reference.precision import accumulation_dtype
 
 NAMES = ("x", "weight", "bias", "h0", "c0", "peephole")
 
@@ -36,6 +37,11 @@ SIZES = [
 ]
 
 
+def sequence(*inputs: Tensor | None, **options) -> tuple[Tensor, Tensor, Tensor]:
+    """convlstm_sequence_triton with the signature of the reference."""
+    return convlstm_sequence_triton(LayerInputs(*inputs), **options)
+
+
 class Problem:
     """Inputs, upstream gradients, and results and gradients of the reference in a given dtype."""
 
@@ -53,13 +59,13 @@ class Problem:
             "weight": draw(4 * k, c + k, *size.kernel, scale=fan_in**-0.5),
             "bias": draw(4 * k) if bias else None,
             "h0": draw(b, k, h, w, scale=0.5),
-            "c0": draw(b, k, h, w, dtype=state_dtype(dtype)),
+            "c0": draw(b, k, h, w, dtype=accumulation_dtype(dtype)),
             "peephole": draw(3, k) if peephole else None,
         }
         # One sample of no steps where there are several, and one of all.
         ends = torch.tensor([t, 0, (t + 1) // 2], device=device)
         self.lengths = ends[torch.arange(b, device=device) % 3] if lengths else None
-        self.upstream = [draw(b, t, k, h, w), draw(b, k, h, w), draw(b, k, h, w, dtype=state_dtype(dtype))]
+        self.upstream = [draw(b, t, k, h, w), draw(b, k, h, w), draw(b, k, h, w, dtype=accumulation_dtype(dtype))]
 
     def leaves(self, dtype=None) -> dict[str, Tensor | None]:
         return {
@@ -88,7 +94,7 @@ def assert_as_exact_as_reference(problem: Problem, **options) -> None:
     """
     exact_outputs, exact_grads = problem.run(convlstm_reference, torch.float64)
     eager_outputs, eager_grads = problem.run(convlstm_reference)
-    outputs, grads = problem.run(convlstm_sequence_triton, **options)
+    outputs, grads = problem.run(sequence, **options)
     names = ["output", "h", "c", *exact_grads]
     exact, eager, ours = (
         [*o, *g.values()] for o, g in ((exact_outputs, exact_grads), (eager_outputs, eager_grads), (outputs, grads))
@@ -115,28 +121,28 @@ def test_lengths_without_peephole_and_peephole_without_bias(memory, device):
 
 
 @pytest.mark.parametrize("steps", [1, 3, 5, 9, 17])
-def test_inference_reuses_slots_and_agrees_bit_for_bit(steps, device):
-    """Without gradients a few slots go round; what comes out does not change."""
+def test_inference_reuses_conv_inputs_and_agrees_bit_for_bit(steps, device):
+    """Without gradients a few conv_inputs go round; what comes out does not change."""
     problem = Problem(Size(2, steps, 3, 4, 3, 5), torch.float32, device)
-    kept = convlstm_sequence_fwd(*problem.inputs.values(), problem.lengths, memory="fast")
-    bare = convlstm_sequence_fwd(*problem.inputs.values(), problem.lengths, memory="none")
+    kept = convlstm_sequence_fwd(LayerInputs(*problem.inputs.values(), problem.lengths), memory="fast")
+    bare = convlstm_sequence_fwd(LayerInputs(*problem.inputs.values(), problem.lengths), memory="none")
     for a, b in zip(kept[:3], bare[:3], strict=True):
         assert torch.equal(a, b)
-    assert bare.slots.numel() == len(bare.gates) == bare.cells.numel() == 0
+    assert bare.conv_inputs.numel() == len(bare.gates) == bare.cells.numel() == 0
     assert chunk_steps(steps) <= max(1, steps // 2)
 
 
-def test_slots_hold_x_padding_and_h(device):
+def test_conv_inputs_hold_x_padding_and_h(device):
     problem = Problem(SMALL, torch.float16, device, lengths=False)
-    result = convlstm_sequence_fwd(*problem.inputs.values(), None, memory="fast")
+    result = convlstm_sequence_fwd(LayerInputs(*problem.inputs.values()), memory="fast")
     channels, hidden = SMALL.channels, SMALL.hidden
     padded = padded_channels(channels, hidden, 2)
-    assert result.slots.shape[-1] == padded + hidden == 8
+    assert result.conv_inputs.shape[-1] == padded + hidden == 8
     x, h = problem.inputs["x"], result.output
-    assert torch.equal(result.slots[..., :channels], x.permute(1, 0, 3, 4, 2))
-    assert not result.slots[..., channels:padded].any()
-    assert torch.equal(result.slots[0, ..., padded:], problem.inputs["h0"].permute(0, 2, 3, 1))
-    assert torch.equal(result.slots[1:, ..., padded:], h[:, :-1].permute(1, 0, 3, 4, 2))
+    assert torch.equal(result.conv_inputs[..., :channels], x.permute(1, 0, 3, 4, 2))
+    assert not result.conv_inputs[..., channels:padded].any()
+    assert torch.equal(result.conv_inputs[0, ..., padded:], problem.inputs["h0"].permute(0, 2, 3, 1))
+    assert torch.equal(result.conv_inputs[1:, ..., padded:], h[:, :-1].permute(1, 0, 3, 4, 2))
     assert torch.equal(result.h, h[:, -1])
 
 
@@ -145,10 +151,10 @@ def test_padded_channels(channels, hidden, itemsize, expected):
     assert padded_channels(channels, hidden, itemsize) == expected
 
 
-def test_memory_low_keeps_neither_slots_nor_gates(device):
+def test_memory_low_keeps_neither_conv_inputs_nor_gates(device):
     problem = Problem(SMALL, torch.float32, device)
-    result = convlstm_sequence_fwd(*problem.inputs.values(), problem.lengths, memory="low")
-    assert result.slots.numel() == len(result.gates) == 0
+    result = convlstm_sequence_fwd(LayerInputs(*problem.inputs.values(), problem.lengths), memory="low")
+    assert result.conv_inputs.numel() == len(result.gates) == 0
     assert result.cells.shape[0] == SMALL.steps + 1
 
 
@@ -156,7 +162,7 @@ def test_memory_low_keeps_neither_slots_nor_gates(device):
 def test_backward_runs_again_and_gives_the_same(memory, device):
     problem = Problem(SMALL, torch.float32, device)
     leaves = problem.leaves()
-    outputs = convlstm_sequence_triton(*leaves.values(), problem.lengths, memory)
+    outputs = sequence(*leaves.values(), problem.lengths, memory=memory)
     first, again = (
         torch.autograd.grad(outputs, list(leaves.values()), problem.upstream, retain_graph=True) for _ in range(2)
     )
@@ -165,10 +171,10 @@ def test_backward_runs_again_and_gives_the_same(memory, device):
 
 def test_two_forwards_before_a_backward(device):
     problem = Problem(SMALL, torch.float32, device)
-    expected = problem.run(convlstm_sequence_triton)[1]
+    expected = problem.run(sequence)[1]
     leaves = problem.leaves()
-    outputs = convlstm_sequence_triton(*leaves.values(), problem.lengths)
-    Problem(SMALL, torch.float32, device, seed=1).run(convlstm_sequence_triton)
+    outputs = sequence(*leaves.values(), problem.lengths)
+    Problem(SMALL, torch.float32, device, seed=1).run(sequence)
     grads = torch.autograd.grad(outputs, list(leaves.values()), problem.upstream)
     assert all(torch.equal(a, b) for a, b in zip(grads, expected.values(), strict=True))
 
@@ -179,7 +185,7 @@ def test_unused_outputs_and_frozen_inputs(memory, device):
     for wanted in NAMES:
         for used in range(3):
             results = []
-            for function, options in ((convlstm_reference, {}), (convlstm_sequence_triton, {"memory": memory})):
+            for function, options in ((convlstm_reference, {}), (sequence, {"memory": memory})):
                 leaves = {n: t.requires_grad_(n == wanted) for n, t in problem.leaves().items()}
                 output = function(*leaves.values(), problem.lengths, **options)[used]
                 results.append(torch.autograd.grad(output.square().sum(), leaves[wanted])[0])
@@ -201,7 +207,7 @@ def test_awkward_inputs(view, device):
     gradient = problem.upstream[0][..., :1].expand_as(problem.upstream[0])
     others = [problem.inputs[name] for name in NAMES[1:]]
     results = []
-    for function in (convlstm_reference, convlstm_sequence_triton):
+    for function in (convlstm_reference, sequence):
         leaf = x.detach().requires_grad_()
         output, h, c = function(leaf, *others, problem.lengths)
         results.append([output, h, c, *torch.autograd.grad(output, leaf, gradient)])
@@ -211,10 +217,10 @@ def test_awkward_inputs(view, device):
 
 def test_cropped_gradient_is_copied_to_one_pixel_axis(device):
     problem = Problem(SMALL, torch.float32, device)
-    expected = problem.run(convlstm_sequence_triton)[1]
+    expected = problem.run(sequence)[1]
     wide = torch.nn.functional.pad(problem.upstream[0], (1, 1))
     problem.upstream[0] = wide[..., 1:-1]
-    grads = problem.run(convlstm_sequence_triton)[1]
+    grads = problem.run(sequence)[1]
     assert all(torch.equal(grads[name], expected[name]) for name in expected)
 
 
@@ -223,7 +229,7 @@ def test_cropped_gradient_is_copied_to_one_pixel_axis(device):
 @pytest.mark.parametrize("lengths", [False, True])
 def test_nothing_is_read_before_it_is_written(lengths, memory, device):
     problem = Problem(Size(2, 6, 3, 5, 3, 5), torch.float32, device, lengths=lengths)
-    outputs, grads = problem.run(convlstm_sequence_triton, memory=memory)
+    outputs, grads = problem.run(sequence, memory=memory)
     for tensor in (*outputs, *grads.values()):
         assert tensor.isfinite().all()
 
@@ -231,7 +237,7 @@ def test_nothing_is_read_before_it_is_written(lengths, memory, device):
 @pytest.mark.parametrize("memory", ["fast", "low"])
 def test_zero_batch(memory, device):
     problem = Problem(Size(0, 3, 2, 4, 3, 3), torch.float32, device)
-    outputs, grads = problem.run(convlstm_sequence_triton, memory=memory)
+    outputs, grads = problem.run(sequence, memory=memory)
     assert outputs[0].shape == (0, 3, 4, 3, 3)
     assert grads["x"].shape == (0, 3, 2, 3, 3)
     assert not grads["weight"].any()
@@ -241,7 +247,7 @@ def test_zero_batch(memory, device):
 def test_nan_in_one_sample_stays_there(device):
     problem = Problem(SMALL, torch.float32, device, lengths=False)
     problem.inputs["x"][0, 1, 0, 2, 3] = float("nan")
-    output, _, _ = convlstm_sequence_triton(*problem.inputs.values())
+    output, _, _ = sequence(*problem.inputs.values())
     assert output[0, 0].isfinite().all()
     assert output[0, 1].isnan().any()
     assert output[1].isfinite().all()
@@ -250,9 +256,9 @@ def test_nan_in_one_sample_stays_there(device):
 def test_state_can_be_fed_back(device):
     problem = Problem(Size(2, 4, 3, 4, 3, 5), torch.float32, device, lengths=False)
     x, weight, bias, h0, c0, peephole = problem.inputs.values()
-    whole = convlstm_sequence_triton(x, weight, bias, h0, c0, peephole)
-    first = convlstm_sequence_triton(x[:, :2], weight, bias, h0, c0, peephole)
-    second = convlstm_sequence_triton(x[:, 2:], weight, bias, *first[1:], peephole)
+    whole = sequence(x, weight, bias, h0, c0, peephole)
+    first = sequence(x[:, :2], weight, bias, h0, c0, peephole)
+    second = sequence(x[:, 2:], weight, bias, *first[1:], peephole)
     assert torch.equal(torch.cat([first[0], second[0]], dim=1), whole[0])
     assert torch.equal(second[1], whole[1])
     assert torch.equal(second[2], whole[2])
@@ -262,7 +268,7 @@ def test_state_can_be_fed_back(device):
 def test_second_derivatives(memory, device):
     problem = Problem(Size(2, 2, 2, 3, 3, 2), torch.float32, device)
     results = []
-    for function, options in ((convlstm_reference, {}), (convlstm_sequence_triton, {"memory": memory})):
+    for function, options in ((convlstm_reference, {}), (sequence, {"memory": memory})):
         leaves = problem.leaves()
         upstream = [grad.clone().requires_grad_() for grad in problem.upstream]
         outputs = function(*leaves.values(), problem.lengths, **options)
@@ -293,8 +299,8 @@ def test_triton_refusal_is_traced(device):
 
 def test_compiles_whole(device):
     problem = Problem(SMALL, torch.float32, device)
-    compiled = torch.compile(convlstm_sequence_triton, fullgraph=True, backend="aot_eager")
-    expected, expected_grads = problem.run(convlstm_sequence_triton)
+    compiled = torch.compile(sequence, fullgraph=True, backend="aot_eager")
+    expected, expected_grads = problem.run(sequence)
     outputs, grads = problem.run(compiled)
     assert all(torch.equal(a, b) for a, b in zip(outputs, expected, strict=True))
     assert all(torch.equal(grads[name], expected_grads[name]) for name in grads)
@@ -304,7 +310,7 @@ def test_autocast_runs_convolutions_in_half_and_keeps_the_state_wide(device):
     problem = Problem(SMALL, torch.float32, device)
     leaves = problem.leaves()
     with torch.autocast(device.type, dtype=torch.float16):
-        output, h, c = convlstm_sequence_triton(*leaves.values(), problem.lengths)
+        output, h, c = sequence(*leaves.values(), problem.lengths)
     assert output.dtype == h.dtype == torch.float16
     assert c.dtype == torch.float32
     exact, exact_grads = problem.run(convlstm_reference, torch.float64)
@@ -333,11 +339,11 @@ def test_refusals(monkeypatch, device):
 def test_arguments_of_its_own_are_checked(device):
     problem = Problem(SMALL, torch.float32, device)
     with pytest.raises(ValueError, match="memory must be 'fast' or 'low'; got 'none'"):
-        convlstm_sequence_triton(*problem.inputs.values(), memory="none")
+        sequence(*problem.inputs.values(), memory="none")
     with pytest.raises(ValueError, match="cuda_graph must be False where a gradient is recorded"):
-        convlstm_sequence_triton(*problem.leaves().values(), cuda_graph=True)
+        sequence(*problem.leaves().values(), cuda_graph=True)
     with pytest.raises(ValueError, match="cuda_graph must be False where x is on cpu"):
-        convlstm_sequence_triton(*(None if t is None else t.cpu() for t in problem.inputs.values()), cuda_graph=True)
+        sequence(*(None if t is None else t.cpu() for t in problem.inputs.values()), cuda_graph=True)
 
 
 GPU_SIZES = [*SIZES, Size(2, 10, 16, 64, 64, 64), Size(4, 4, 3, 32, 65, 63), Size(2, 3, 1, 64, 32, 32, (5, 5))]
@@ -359,7 +365,7 @@ def test_tf32_on_gpu(gpu, monkeypatch):
     problem = Problem(Size(2, 5, 16, 64, 32, 32), torch.float32, gpu)
     exact, _ = problem.run(convlstm_reference, torch.float64)
     eager, _ = problem.run(convlstm_reference)
-    outputs, _ = problem.run(convlstm_sequence_triton)
+    outputs, _ = problem.run(sequence)
     assert error(outputs[0], exact[0]) <= 2 * error(eager[0], exact[0]) + 1e-5
 
 
@@ -370,8 +376,8 @@ def test_cuda_graph(dtype, gpu):
     earlier = None
     for seed in range(3):
         problem = Problem(Size(2, 6, 16, 32, 32, 32), dtype, gpu, seed=seed)
-        plain = convlstm_sequence_triton(*problem.inputs.values(), problem.lengths)
-        replayed = convlstm_sequence_triton(*problem.inputs.values(), problem.lengths, cuda_graph=True)
+        plain = sequence(*problem.inputs.values(), problem.lengths)
+        replayed = sequence(*problem.inputs.values(), problem.lengths, cuda_graph=True)
         copies = [t.clone() for t in replayed]
         for a, b in zip(plain, replayed, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=2 * torch.finfo(dtype).eps)
@@ -384,21 +390,21 @@ def test_cuda_graph(dtype, gpu):
 def test_a_cuda_graph_captured_in_inference_mode_replays_outside_of_it(gpu):
     problem = Problem(Size(1, 3, 8, 8, 16, 16), torch.float32, gpu)
     with torch.inference_mode():
-        captured = convlstm_sequence_triton(*problem.inputs.values(), cuda_graph=True)
+        captured = sequence(*problem.inputs.values(), cuda_graph=True)
     with torch.no_grad():
-        replayed = convlstm_sequence_triton(*problem.inputs.values(), cuda_graph=True)
+        replayed = sequence(*problem.inputs.values(), cuda_graph=True)
     assert all(torch.equal(a, b) for a, b in zip(captured, replayed, strict=True))
 
 
 @pytest.mark.gpu
 def test_memory_low_takes_less(gpu):
-    """Per pixel-step here: 1.7 kB of slots, gates, their gradients, states and output, against 0.7 kB."""
+    """Per pixel-step here: 1.7 kB of conv_inputs, gates, their gradients, states and output, against 0.7 kB."""
     problem = Problem(Size(2, 16, 16, 64, 64, 64), torch.float16, gpu)
     peaks = {}
     for memory in ("fast", "low"):
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        problem.run(convlstm_sequence_triton, memory=memory)
+        problem.run(sequence, memory=memory)
         peaks[memory] = torch.cuda.max_memory_allocated() - before
     assert peaks["low"] < 0.6 * peaks["fast"]
 
@@ -406,8 +412,8 @@ def test_memory_low_takes_less(gpu):
 @pytest.mark.gpu
 def test_compiles_with_inductor_on_gpu(gpu):
     problem = Problem(SMALL, torch.float32, gpu)
-    compiled = torch.compile(convlstm_sequence_triton, fullgraph=True)
-    expected, expected_grads = problem.run(convlstm_sequence_triton)
+    compiled = torch.compile(sequence, fullgraph=True)
+    expected, expected_grads = problem.run(sequence)
     outputs, grads = problem.run(compiled)
     for mine, theirs in zip([*outputs, *grads.values()], [*expected, *expected_grads.values()], strict=True):
         torch.testing.assert_close(mine, theirs)

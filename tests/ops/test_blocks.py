@@ -3,7 +3,8 @@ import torch
 
 from rlv2v_fast.nn.norm import FusibleNorm
 from rlv2v_fast.ops import blocks
-from rlv2v_fast.ops.blocks import causal_conv3d, norm_relu
+from rlv2v_fast.ops.blocks import norm_relu
+from rlv2v_fast.ops.causal_conv3d import causal_conv3d
 from rlv2v_fast.reference.blocks import causal_conv3d_reference
 
 

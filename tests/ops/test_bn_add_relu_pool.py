@@ -20,12 +20,12 @@ SHAPES = [(2, 1, 1, 2, 2), (2, 3, 2, 5, 4), (2, 17, 3, 4, 7), (1, 2, 3, 71, 39),
 
 
 def test_reference_is_a_pooling_between_two_known_operators():
-    x, skip, n, again = clip((2, 3, 2, 5, 6)), clip((2, 3, 2, 5, 6)), norm(3), norm(3, (False, True))
+    x, skip, n, post_norm = clip((2, 3, 2, 5, 6)), clip((2, 3, 2, 5, 6)), norm(3), norm(3, (False, True))
     y = bn_add_relu(x, skip, n, backend="reference")[0]
     pooled = torch.stack([y[..., i:4:2, j::2] for i in (0, 1) for j in (0, 1)]).amax(0)
-    wanted = (pooled - again.mean.view(3, 1, 1, 1)) / (again.var + again.eps).sqrt().view(3, 1, 1, 1)
-    wanted = wanted * again.weight.view(3, 1, 1, 1) + again.bias.view(3, 1, 1, 1)
-    torch.testing.assert_close(bn_add_relu_pool(x, skip, n, again, backend="reference")[0], wanted)
+    wanted = (pooled - post_norm.mean.view(3, 1, 1, 1)) / (post_norm.var + post_norm.eps).sqrt().view(3, 1, 1, 1)
+    wanted = wanted * post_norm.weight.view(3, 1, 1, 1) + post_norm.bias.view(3, 1, 1, 1)
+    torch.testing.assert_close(bn_add_relu_pool(x, skip, n, post_norm, backend="reference")[0], wanted)
 
 
 @fused
@@ -66,34 +66,39 @@ def test_of_equal_maxima_the_first_gets_the_gradient_as_in_pytorch(layout):
         .contiguous(memory_format=layout)
         .requires_grad_()
     )
-    n, again = norm(3), norm(3)
-    check_against_reference(bn_add_relu_pool, (x, x.detach().clone().requires_grad_(), n, again))
+    n, post_norm = norm(3), norm(3)
+    check_against_reference(bn_add_relu_pool, (x, x.detach().clone().requires_grad_(), n, post_norm))
 
 
 @fused
 def test_expanded_gradients_and_a_sliced_input():
-    x, skip, n, again = clip((2, 3, 2, 5, 12)), clip((2, 3, 2, 5, 6)), norm(3), norm(3)
+    x, skip, n, post_norm = clip((2, 3, 2, 5, 12)), clip((2, 3, 2, 5, 6)), norm(3), norm(3)
     grads = []
     for backend in ("cpp", "reference"):
-        z = bn_add_relu_pool(x[..., ::2], skip, n, again, backend=backend)[0]
-        grads.append(torch.autograd.grad(z[..., :1].sum(), (x, skip, n.weight, again.weight)))
+        z = bn_add_relu_pool(x[..., ::2], skip, n, post_norm, backend=backend)[0]
+        grads.append(torch.autograd.grad(z[..., :1].sum(), (x, skip, n.weight, post_norm.weight)))
     torch.testing.assert_close(*grads)
 
 
 @fused
 def test_zero_batch():
-    x, skip, n, again = clip((0, 3, 2, 5, 4)), clip((0, 3, 2, 5, 4)), norm(3), norm(3)
-    z = bn_add_relu_pool(x, skip, n, again, backend="cpp")[0]
-    grads = torch.autograd.grad(z.sum(), (x, skip, n.weight, again.bias))
+    x, skip, n, post_norm = clip((0, 3, 2, 5, 4)), clip((0, 3, 2, 5, 4)), norm(3), norm(3)
+    z = bn_add_relu_pool(x, skip, n, post_norm, backend="cpp")[0]
+    grads = torch.autograd.grad(z.sum(), (x, skip, n.weight, post_norm.bias))
     assert z.shape == (0, 3, 2, 2, 2)
     assert not any(g.any() for g in grads[2:])
 
 
 @fused
 def test_nan_passes_as_in_pytorch():
-    x, skip, n, again = clip((2, 3, 2, 4, 4)).detach(), clip((2, 3, 2, 4, 4)).detach(), norm(3), norm(3, (False, True))
+    x, skip, n, post_norm = (
+        clip((2, 3, 2, 4, 4)).detach(),
+        clip((2, 3, 2, 4, 4)).detach(),
+        norm(3),
+        norm(3, (False, True)),
+    )
     skip[0, 1, 0, 2, 3] = float("nan")
-    ours, wanted = (bn_add_relu_pool(x, skip, n, again, backend=backend)[0] for backend in ("cpp", "reference"))
+    ours, wanted = (bn_add_relu_pool(x, skip, n, post_norm, backend=backend)[0] for backend in ("cpp", "reference"))
     torch.testing.assert_close(ours, wanted, equal_nan=True)
     assert ours.isnan().sum() == 1
 

@@ -1,11 +1,12 @@
-"""norm_by and bn_affine in one process; tests/nn/test_sync_norm.py has the exchange."""
+"""norm_by in one process; tests/nn/test_sync_norm.py has the exchange."""
 
 import pytest
 import torch
 
 from rlv2v_fast import extension
+from rlv2v_fast.ops.bn import normalize
 from rlv2v_fast.ops.bn_relu import bn_relu
-from rlv2v_fast.ops.bn_sync import bn_affine, is_shared, norm_by
+from rlv2v_fast.ops.bn_sync import is_shared, norm_by
 
 BACKENDS = ["reference"] if extension.why_not_cpu() else ["cpp", "reference"]
 
@@ -40,9 +41,9 @@ def test_given_statistics_get_their_gradients_from_the_fused_operator(tensors, b
     torch.autograd.gradgradcheck(fused, tensors)
 
 
-def test_bn_affine_is_the_formula_twice_differentiable(tensors):
+def test_normalizing_by_them_is_the_formula_twice_differentiable(tensors):
     def affine(*tensors):
-        return bn_affine(tensors[0], by(*tensors))
+        return normalize(tensors[0], by(*tensors))
 
     torch.testing.assert_close(affine(*tensors), formula(*tensors))
     torch.autograd.gradcheck(affine, tensors)
