@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rlv2v_fast.ops.backends import cpp_refusal
 from rlv2v_fast.ops.register import Values
+from rlv2v_fast.ops.transforms import is_mapped
 from rlv2v_fast.reference.bn import bn_reference
 from rlv2v_fast.reference.precision import accumulation_dtype
 
@@ -100,7 +101,7 @@ def bn_refusal(x: Tensor) -> str | None:
 
 def dense(x: Tensor) -> tuple[Tensor, torch.memory_format]:
     """x in a layout the kernels read, and the layout, in which every other tensor of the call has to be."""
-    if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last_3d):
+    if not is_mapped() and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last_3d):
         return x, torch.channels_last_3d
     return x.contiguous(), torch.contiguous_format
 

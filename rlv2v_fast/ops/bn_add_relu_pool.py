@@ -95,7 +95,8 @@ def _fake_bwd(v: Values) -> tuple[Tensor, ...]:
 
 def _first(v: Values) -> dict[str, Tensor]:
     post_norm = norm_of(v, "post_")
-    grads = bn_add_relu_pool_bwd_reference(v.grad_z, v.x, v.largest, v.index, norm_of(v), post_norm)
+    grad_largest = getattr(v, "grad_largest", None)
+    grads = bn_add_relu_pool_bwd_reference(v.grad_z, v.x, v.largest, v.index, norm_of(v), post_norm, grad_largest)
     return dict(zip(SCHEMAS["bn_add_relu_pool_bwd"].results, grads, strict=True))
 
 

@@ -9,6 +9,7 @@ from rlv2v_fast.ops.backends import choose, cpp_refusal
 from rlv2v_fast.ops.convlstm_triton import on_device_of, triton_refusal
 from rlv2v_fast.ops.register import Operator, Values
 from rlv2v_fast.ops.schemas import LIBRARY
+from rlv2v_fast.ops.transforms import is_mapped
 from rlv2v_fast.reference.convlstm import convlstm_gates_reference
 from rlv2v_fast.reference.precision import accumulation_dtype
 
@@ -59,6 +60,8 @@ def _cpp_refusal(gates: Tensor, c: Tensor) -> str | None:
 
 def _shared_layout(gates: Tensor, c: Tensor) -> torch.memory_format:
     """The kernels need gates and states in one layout; that of gates, the larger, decides."""
+    if is_mapped():
+        return torch.contiguous_format
     channels_last = gates.is_contiguous(memory_format=torch.channels_last) and not gates.is_contiguous()
     # A K=1 or 1x1 state is both layouts at once and the kernel then reads it as contiguous.
     ambiguous = c.shape[1] == 1 or c.shape[2] * c.shape[3] == 1

@@ -14,7 +14,7 @@ only what does not follow from this.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -22,10 +22,12 @@ import torch
 from torch import Tensor
 
 from rlv2v_fast.ops.schemas import LIBRARY, NAMESPACE, SCHEMAS, Schema
+from rlv2v_fast.ops.transforms import is_differentiated
 from rlv2v_fast.reference.precision import accumulation_dtype
 
-# The arguments of a forward or a backward, by name.
+# The arguments or results of a forward or a backward, by name: as what formulas read, and as what code here passes on.
 Values = SimpleNamespace
+Named = dict[str, Any]
 
 
 class Operator:
@@ -61,147 +63,321 @@ class Operator:
         fake: Callable[[Values], tuple[Any, ...]],
         reference: Callable[[Values], Sequence[Tensor]] | None = None,
         fake_bwd: Callable[[Values], tuple[Tensor, ...]] | None = None,
-        first: Callable[[Values], Mapping[str, Tensor | None]] | None = None,
+        first: Callable[[Values], Mapping[str, Tensor]] | None = None,
         arguments: Callable[[Values, Values], Mapping[str, Any]] | None = None,
         need: Mapping[str, Sequence[str]] | None = None,
         layout: Callable[[Values], torch.memory_format] | None = None,
         through: Sequence[str] = (),
         constants: Sequence[str] = (),
-        backward: Callable[[Values], Mapping[str, Tensor | None]] | None = None,
+        backward: Callable[[Values], Mapping[str, Tensor]] | None = None,
     ) -> None:
-        self._fwd, self._bwd = SCHEMAS[f"{name}_fwd"], SCHEMAS[f"{name}_bwd"]
+        fwd, bwd = SCHEMAS[f"{name}_fwd"], SCHEMAS[f"{name}_bwd"]
+        self._fwd, self._bwd = fwd, bwd
         self._reference = reference
         self._first = first or self._gradients_of_reference
         self._arguments, self._layout = arguments, layout
         self._backward = backward or self.run_bwd
-        gradients = [argument for argument in self._bwd.arguments if argument.startswith("grad_")]
-        needs = {argument: (argument[5:],) for argument in self._bwd.arguments if argument.startswith("need_")}
+        gradients = [n for n in bwd.arguments if n.startswith("grad_")]
+        needs = {n: (n.removeprefix("need_"),) for n in bwd.arguments if n.startswith("need_")}
         self._needs: dict[str, Sequence[str]] = needs | dict(need or {})
         # What the forward saves, what the backward saves, and what of that a second derivative reaches.
-        self._saved = [n for n in self._bwd.arguments if n not in gradients and n not in needs]
-        computed = [n for n in self._fwd.results if n not in self._fwd.arguments]
+        computed = [n for n in fwd.results if n not in fwd.arguments]
         read = [n for n in computed if n in through or n in constants]
-        self._saved_again = [n for n in self._bwd.arguments if n not in computed or n in read]
-        self._differentiable = [n for n in self._saved_again if n in gradients or f"grad_{n}" in self._bwd.results]
+        self._saved_by_fwd = [n for n in bwd.arguments if n not in gradients and n not in needs]
+        self._saved_by_bwd = [n for n in bwd.arguments if n not in computed or n in read]
+        self._differentiable = [n for n in self._saved_by_bwd if n in gradients or f"grad_{n}" in bwd.results]
         self._differentiable += through
-        self._with_gradient = [n for n in self._fwd.results if f"grad_{n}" in gradients or n in through]
-        fake_bwd = fake_bwd or self._like_arguments
-        _register(self._fwd, fake, self.save_forward, self.differentiate)
-        _register(self._bwd, fake_bwd, self.save_backward, self.differentiate_backward)
+        self._with_gradient = [n for n in fwd.results if f"grad_{n}" in gradients or n in through]
+        filled = [n for n in self._with_gradient if bwd.arguments.get(f"grad_{n}") == "Tensor"]
+        self._run_fwd = _Call(
+            fwd,
+            fake=fake,
+            save=self._save_by_fwd,
+            differentiate=self._differentiate_fwd,
+            push=self._push_fwd,
+            with_gradient=self._with_gradient,
+            filled=filled,
+        )
+        self._run_bwd = _Call(
+            bwd,
+            fake=fake_bwd or self._like_arguments,
+            save=self._save_by_bwd,
+            differentiate=self._differentiate_bwd,
+            push=self._push_bwd,
+            with_gradient=list(bwd.results),
+        )
 
     def __call__(self, *arguments: Any) -> Any:
         """The results of the forward."""
-        return _op(self._fwd)(*arguments)
-
-    def save_forward(self, ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        """Keep what the backward takes; autograd calls this after the forward."""
-        given = dict(zip(self._fwd.arguments, inputs, strict=True))
-        results = dict(zip(self._fwd.results, output, strict=True))
-        values = {**results, **{n: v for n, v in given.items() if v is not None or n not in results}}
-        if self._arguments is not None:
-            values |= self._arguments(Values(**given), Values(**results))
-        # Gradients that did not arrive stay None: zeros for what is kept would take as much memory as all the rest.
-        ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*_tensors(results[n] for n in results if n not in self._with_gradient))
-        required = [n for n in self._with_gradient if self._bwd.arguments.get(f"grad_{n}") == "Tensor"]
-        ctx.zeros = {n: (results[n].shape, results[n].dtype, results[n].device) for n in required}
-        _keep(ctx, {n: values[n] for n in self._saved})
-
-    def differentiate(self, ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Gradients of the forward's arguments."""
-        values = _kept(ctx)
-        arrived = dict(zip(self._fwd.results, grads, strict=True))
-        for name in self._with_gradient:
-            grad = arrived[name]
-            if grad is None and name in ctx.zeros:
-                shape, dtype, device = ctx.zeros[name]
-                grad = torch.zeros(shape, dtype=dtype, device=device)
-            values[f"grad_{name}"] = grad
-        needed = dict(zip(self._fwd.arguments, ctx.needs_input_grad, strict=True))
-        values |= {n: any(needed[a] for a in wanted) for n, wanted in self._needs.items()}
-        found = self._backward(Values(**values))
-        return tuple(found.get(f"grad_{n}") if needed[n] else None for n in self._fwd.arguments)
+        return self._run_fwd(*arguments)
 
     def run_bwd(self, values: Values) -> dict[str, Tensor]:
-        """Results of the backward operator, by name, in the layout its kernel wants."""
+        """Results of the backward operator, by name, from its arguments."""
         arguments = {n: getattr(values, n) for n in self._bwd.arguments}
         if self._layout is not None:
             layout = self._layout(values)
             for name in (n for n in arguments if n.startswith("grad_")):
                 arguments[name] = arguments[name].contiguous(memory_format=layout)
-        return dict(zip(self._bwd.results, _op(self._bwd)(*arguments.values()), strict=True))
+        return dict(zip(self._bwd.results, self._run_bwd(*arguments.values()), strict=True))
 
-    def save_backward(self, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Keep what a second derivative takes; autograd calls this after the backward.
+    def _save_by_fwd(self, given: Named, results: Named) -> Named:
+        """What the backward takes, but for gradients."""
+        values = {**results, **{n: v for n, v in given.items() if v is not None or n not in results}}
+        if self._arguments is not None:
+            values |= self._arguments(Values(**given), Values(**results))
+        return {n: values[n] for n in self._saved_by_fwd}
+
+    def _differentiate_fwd(self, values: Named, grads: Named, needed: Mapping[str, bool]) -> Named:
+        """Gradients of the forward's arguments, by their names."""
+        values |= {f"grad_{n}": grads[n] for n in self._with_gradient}
+        values |= {n: any(needed[a] for a in wanted) for n, wanted in self._needs.items()}
+        found = self._backward(Values(**values))
+        return {n.removeprefix("grad_"): grad for n, grad in found.items()}
+
+    def _push_fwd(self, values: Named, tangents: Named, zeros: Named) -> Named:
+        """Tangents of the forward's results from those of its arguments.
+
+        The backward is linear in the gradients it is given, and its transpose is the forward's derivative.
+        """
+        values |= {f"grad_{n}": zeros[n] for n in self._with_gradient} | dict.fromkeys(self._needs, True)
+        upstream = {f"grad_{n}": tangent for n, tangent in tangents.items()}
+        found = self._transpose(values, [f"grad_{n}" for n in self._with_gradient], upstream)
+        return {n.removeprefix("grad_"): tangent for n, tangent in found.items()}
+
+    def _save_by_bwd(self, given: Named, results: Named) -> Named:
+        """What a second derivative takes.
 
         What the forward computed, if it is not in through, is a function of its arguments: all of its derivative
         goes to those.
         """
-        values = dict(zip(self._bwd.arguments, inputs, strict=True))
-        ctx.set_materialize_grads(False)
-        ctx.lists = {n: len(v) for n, v in values.items() if isinstance(v, (list, tuple))}
-        _keep(ctx, {n: values[n] for n in self._saved_again})
+        return {n: given[n] for n in self._saved_by_bwd}
 
-    def differentiate_backward(self, ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        """Second derivatives: gradients of the backward's arguments, those of the forward's results among them."""
-        values, create_graph = _kept(ctx), torch.is_grad_enabled()
-        needed = dict(zip(self._bwd.arguments, ctx.needs_input_grad, strict=True))
-        seconds: dict[str, Any] = {n: [None] * length for n, length in ctx.lists.items()}
-        with torch.enable_grad():
-            leaves = {n: _leaf(values[n]) for n in self._differentiable if values[n] is not None}
-            first = self._first(Values(**(values | leaves)))
-            pairs = [(first.get(n), grad) for n, grad in zip(self._bwd.results, grads, strict=True)]
-            used = [(f, g.to(f.dtype)) for f, g in pairs if f is not None and f.requires_grad and g is not None]
-            wanted = [n for n in leaves if needed[n]]
-            if used and wanted:
-                outputs, upstream = zip(*used, strict=True)
-                inputs = [leaves[n] for n in wanted]
-                found = torch.autograd.grad(outputs, inputs, upstream, create_graph=create_graph, allow_unused=True)
-                seconds |= dict(zip(wanted, found, strict=True))
-        return tuple(seconds.get(n) for n in self._bwd.arguments)
+    def _differentiate_bwd(self, values: Named, grads: Named, needed: Mapping[str, bool]) -> Named:
+        """Gradients of the backward's arguments: second derivatives, and those by the gradients it was given."""
+        return self._transpose(values, [n for n in self._differentiable if needed[n]], grads)
 
-    def _gradients_of_reference(self, values: Values) -> dict[str, Tensor | None]:
-        """The backward's results as the gradients of reference, which PyTorch can differentiate."""
+    def _push_bwd(self, values: Named, tangents: Named, zeros: Named) -> Named:
+        """Tangents of the backward's results from those of its arguments: the transpose of what _transpose computes."""
+        inputs = [n for n in self._differentiable if tangents.get(n) is not None]
+        function, primals, outputs = self._expression(values, inputs, zeros)
+
+        def pull(*upstream: Tensor) -> tuple[Tensor, ...]:
+            return _vjp(function, *primals)[1](upstream)
+
+        _, push = _vjp(pull, *(_wide(zeros[n]) for n in outputs))
+        found = push(tuple(_wide(tangents[n]) for n in inputs))
+        # A result that is not computed has a tangent too: PyTorch wants one of every result that has a derivative.
+        return zeros | {n: tangent.to(zeros[n].dtype) for n, tangent in zip(outputs, found, strict=True)}
+
+    def _transpose(self, values: Named, inputs: Sequence[str], grads: Named) -> Named:
+        """Gradients of the backward's arguments `inputs` from those of its results."""
+        inputs = [n for n in inputs if values[n] is not None]
+        grads = {n: grad for n, grad in grads.items() if grad is not None}
+        function, primals, outputs = self._expression(values, inputs, grads)
+        if not inputs or not outputs:
+            return {}
+        _, pull = _vjp(function, *primals)
+        found = pull(tuple(_wide(grads[n]) for n in outputs))
+        return {n: grad.to(values[n].dtype) for n, grad in zip(inputs, found, strict=True)}
+
+    def _expression(
+        self, values: Named, inputs: Sequence[str], wanted: Named
+    ) -> tuple[Callable[..., tuple[Tensor, ...]], list[Tensor], list[str]]:
+        """The backward's results, those in wanted that it computes, as a function of its arguments `inputs` alone.
+
+        Returns:
+            the function; its arguments, not in 16 bits; and the names of its results.
+        """
+        fixed = {n: _wide(v) for n, v in values.items()}
+        outputs = [n for n in self._bwd.results if n in wanted and self._is_needed(Values(**values), n)]
+
+        def function(*tensors: Tensor) -> tuple[Tensor, ...]:
+            found = self._first(Values(**(fixed | dict(zip(inputs, tensors, strict=True)))))
+            return tuple(found[n] for n in outputs)
+
+        return function, [fixed[n] for n in inputs], outputs
+
+    def _gradients_of_reference(self, values: Values) -> dict[str, Tensor]:
+        """The default of first: the gradients of reference."""
         assert self._reference is not None
+        reference = self._reference
         grads = [getattr(values, f"grad_{n}") for n in self._with_gradient]
-        pairs = [(y, g.to(y.dtype)) for y, g in zip(self._reference(values), grads, strict=True) if g is not None]
-        names = [n for n in self._bwd.results if self._is_needed(values, n[5:])]
-        outputs, upstream = zip(*pairs, strict=True)
-        inputs = [getattr(values, n[5:]) for n in names]
-        found = torch.autograd.grad(outputs, inputs, upstream, create_graph=True, allow_unused=True)
+        names = [n for n in self._bwd.results if self._is_needed(values, n)]
+        arguments = [n.removeprefix("grad_") for n in names]
+
+        def function(*tensors: Tensor) -> tuple[Tensor, ...]:
+            results = reference(Values(**(vars(values) | dict(zip(arguments, tensors, strict=True)))))
+            return tuple(y for y, grad in zip(results, grads, strict=True) if grad is not None)
+
+        results, pull = _vjp(function, *(getattr(values, n) for n in arguments))
+        upstream = [grad for grad in grads if grad is not None]
+        found = pull(tuple(grad.to(y.dtype) for y, grad in zip(results, upstream, strict=True)))
         return dict(zip(names, found, strict=True))
 
     def _like_arguments(self, values: Values) -> tuple[Tensor, ...]:
         """The default of fake_bwd."""
-        some = next(iter(_tensors(vars(values).values())))
+        some = next(v for v in vars(values).values() if isinstance(v, Tensor))
         return tuple(
-            torch.empty_like(getattr(values, n[5:])) if self._is_needed(values, n[5:]) else some.new_empty(0)
+            torch.empty_like(getattr(values, n.removeprefix("grad_")))
+            if self._is_needed(values, n)
+            else some.new_empty(0)
             for n in self._bwd.results
         )
 
-    def _is_needed(self, values: Values, argument: str) -> bool:
-        """Whether the backward computes the gradient of this argument: it is there, and asked for."""
-        return getattr(values, argument) is not None and getattr(values, f"need_{argument}", True)
+    @staticmethod
+    def _is_needed(values: Values, gradient: str) -> bool:
+        """Whether the backward computes this result: its argument is there, and the gradient is asked for."""
+        argument = gradient.removeprefix("grad_")
+        return getattr(values, argument, gradient) is not None and getattr(values, f"need_{argument}", True)
 
 
-def _op(schema: Schema) -> Any:
-    return getattr(getattr(torch.ops, NAMESPACE), schema.name)
+class _Call:
+    """One operator and its derivative, for autograd and for torch.func.
+
+    torch.library.register_autograd knows no forward mode and no transform of torch.func: tangents would silently be
+    zero. A Function knows them, but compilers cannot look into one. So the operator has both, and a call takes the
+    Function unless a compiler traces it.
+
+    Args:
+        schema: the operator's.
+        fake: from its arguments, empty tensors like its results.
+        save: from its arguments and results, what its derivative takes.
+        differentiate: from that, the gradients of its results, and whether each argument's is needed, these.
+        push: from that, tangents of its arguments (without those that have none) and zeros like its results,
+            tangents of its results.
+        with_gradient: the results that have a derivative.
+        filled: those whose gradient is zeros rather than None where none arrived.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        *,
+        fake: Callable[[Values], Any],
+        save: Callable[[Named, Named], Named],
+        differentiate: Callable[[Named, Named, Mapping[str, bool]], Named],
+        push: Callable[[Named, Named, Named], Named],
+        with_gradient: Sequence[str],
+        filled: Sequence[str] = (),
+    ) -> None:
+        self._schema, self._save, self._differentiate, self._push = schema, save, differentiate, push
+        self._with_gradient, self._filled = with_gradient, filled
+        self._operator = getattr(getattr(torch.ops, NAMESPACE), schema.name)
+        qualified = f"{NAMESPACE}::{schema.name}"
+
+        def fake_kernel(*arguments: Any) -> Any:
+            return fake(Values(**dict(zip(schema.arguments, arguments, strict=True))))
+
+        torch.library.register_fake(qualified, fake_kernel, lib=LIBRARY)
+        torch.library.register_autograd(qualified, self._backward, setup_context=self._setup, lib=LIBRARY)
+        rules: dict[str, Any] = {
+            "forward": self._forward_of_function,
+            "setup_context": self._setup_of_function,
+            "backward": self._backward_of_function,
+            "jvp": self._jvp_of_function,
+            "vmap": self._vmap_of_function,
+        }
+        self._function: Any = type(
+            schema.name, (torch.autograd.Function,), {n: staticmethod(f) for n, f in rules.items()}
+        )
+
+    def __call__(self, *arguments: Any) -> Any:
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or not is_differentiated(arguments):
+            return self._operator(*arguments)
+        return tuple(_group(self._schema.results, self._function.apply(*_flatten(arguments))).values())
+
+    def _setup(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Keep what the derivative takes; autograd calls this after the operator."""
+        schema = self._schema
+        given = dict(zip(schema.arguments, inputs, strict=True))
+        results = dict(zip(schema.results, output, strict=True))
+        # Gradients that did not arrive stay None: zeros for what is kept would take as much memory as all the rest.
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*_flatten(v for n, v in results.items() if n not in self._with_gradient))
+        ctx.blanks = {n: (results[n].shape, results[n].dtype, results[n].device) for n in self._with_gradient}
+        ctx.lists = {n: len(v) for n, v in (given | results).items() if isinstance(v, (list, tuple))}
+        _keep(ctx, self._save(given, results))
+
+    def _backward(self, ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        """Gradients of the operator's arguments."""
+        schema, values = self._schema, _kept(ctx)
+        arrived = dict(zip(schema.results, grads, strict=True))
+        needed = dict(zip(schema.arguments, ctx.needs_input_grad, strict=True))
+        found = self._differentiate(values, self._fill(ctx, arrived), needed)
+        return tuple(self._gradients(ctx, found, needed))
+
+    def _fill(self, ctx: Any, grads: Named) -> Named:
+        return grads | {n: _zeros(ctx, n) for n in self._filled if grads[n] is None}
+
+    def _gradients(self, ctx: Any, found: Named, needed: Mapping[str, bool]) -> list[Any]:
+        """What autograd wants for each argument: a gradient, None, or a list of None for a list."""
+        return [
+            [None] * ctx.lists[n] if n in ctx.lists else found.get(n) if needed[n] else None
+            for n in self._schema.arguments
+        ]
+
+    def _forward_of_function(self, *arguments: Any) -> tuple[Any, ...]:
+        return tuple(_flatten(self._operator(*_group(self._schema.arguments, arguments).values())))
+
+    def _setup_of_function(self, ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        results = _group(self._schema.results, output)
+        self._setup(ctx, tuple(_group(self._schema.arguments, inputs).values()), tuple(results.values()))
+
+    def _backward_of_function(self, ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        schema, values = self._schema, _kept(ctx)
+        needed = {n: v is True for n, v in _group(schema.arguments, ctx.needs_input_grad).items()}
+        found = self._differentiate(values, self._fill(ctx, _group(schema.results, grads)), needed)
+        return tuple(_flatten(self._gradients(ctx, found, needed)))
+
+    def _jvp_of_function(self, ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        schema, values = self._schema, _kept(ctx)
+        given = {n: t for n, t in _group(schema.arguments, tangents).items() if isinstance(t, Tensor)}
+        found = self._push(values, given, {n: _zeros(ctx, n) for n in self._with_gradient})
+        return tuple(_flatten([None] * ctx.lists[n] if n in ctx.lists else found.get(n) for n in schema.results))
+
+    def _vmap_of_function(self, info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
+        """A loop over the mapped dimension."""
+        results = []
+        for index in range(info.batch_size):
+            one = [v if dim is None else v.select(dim, index) for v, dim in zip(arguments, in_dims, strict=True)]
+            results.append(self._function.apply(*one))
+        stacked = tuple(torch.stack(each) for each in zip(*results, strict=True))
+        return stacked, (0,) * len(stacked)
 
 
-def _register(schema: Schema, fake: Callable[[Values], Any], save: Callable, backward: Callable) -> None:
-    def fake_kernel(*arguments: Any) -> Any:
-        return fake(Values(**dict(zip(schema.arguments, arguments, strict=True))))
-
-    torch.library.register_fake(f"{NAMESPACE}::{schema.name}", fake_kernel, lib=LIBRARY)
-    torch.library.register_autograd(f"{NAMESPACE}::{schema.name}", backward, setup_context=save, lib=LIBRARY)
+def _zeros(ctx: Any, name: str) -> Tensor:
+    shape, dtype, device = ctx.blanks[name]
+    return torch.zeros(shape, dtype=dtype, device=device)
 
 
-def _tensors(values: Any) -> list[Tensor]:
-    """The tensors among values and in lists among them."""
+def _vjp(function: Callable[..., Any], *primals: Tensor) -> tuple[Any, Callable[..., tuple[Tensor, ...]]]:
+    """The results of function, and what takes their gradients to those of its arguments; both differentiable."""
+    results, pull = torch.func.vjp(function, *primals)[:2]
+    return results, pull
+
+
+def _flatten(values: Iterable[Any]) -> list[Any]:
+    """values with the items of lists in their place."""
     flat: list[Any] = []
     for value in values:
         flat += value if isinstance(value, (list, tuple)) else [value]
-    return [value for value in flat if isinstance(value, Tensor)]
+    return flat
+
+
+def _group(types: Mapping[str, str], flat: Sequence[Any]) -> dict[str, Any]:
+    """What _flatten was given, by name; at most one of the types is a list."""
+    length = len(flat) - len(types) + 1
+    rest, values = iter(flat), {}
+    for name, kind in types.items():
+        values[name] = [next(rest) for _ in range(length)] if kind.endswith("[]") else next(rest)
+    return values
+
+
+def _wide(value: Any) -> Any:
+    """value, a 16-bit tensor as float32."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return value
+    return value.to(accumulation_dtype(value.dtype))
 
 
 class _Saved(NamedTuple):
@@ -225,6 +401,7 @@ def _keep(ctx: Any, values: Mapping[str, Any]) -> None:
         else:
             ctx.kept[name] = value
     ctx.save_for_backward(*tensors)
+    ctx.save_for_forward(*tensors)
 
 
 def _kept(ctx: Any) -> dict[str, Any]:
@@ -238,15 +415,3 @@ def _kept(ctx: Any) -> dict[str, Any]:
         else:
             values[name] = list(tensors[value.start : value.start + value.length])
     return values
-
-
-def _leaf(tensor: Tensor) -> Tensor:
-    """tensor, not in 16 bits, as an input to differentiate by.
-
-    A node of its own: no path leads from one input to another even where the caller's depend on each other, and a
-    third derivative still reaches the caller's graph.
-    """
-    dtype = accumulation_dtype(tensor.dtype)
-    if not tensor.requires_grad:
-        return tensor.detach().to(dtype).requires_grad_()
-    return tensor.view_as(tensor) if tensor.dtype == dtype else tensor.to(dtype)

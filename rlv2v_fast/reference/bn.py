@@ -77,7 +77,13 @@ def unpool_reference(grad: Tensor, index: Tensor, height: int, width: int) -> Te
 
 
 def bn_add_relu_pool_bwd_reference(
-    grad_z: Tensor, x: Tensor, largest: Tensor, index: Tensor, norm: Sequence[Any], post_norm: Sequence[Any]
+    grad_z: Tensor,
+    x: Tensor,
+    largest: Tensor,
+    index: Tensor,
+    norm: Sequence[Any],
+    post_norm: Sequence[Any],
+    grad_largest: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """Gradients of bn_add_relu_pool_reference as an expression of what its forward kept.
 
@@ -85,13 +91,22 @@ def bn_add_relu_pool_bwd_reference(
         grad_z: (B, C, T, H // 2, W // 2), the gradient of its result.
         x: (B, C, T, H, W). norm, post_norm: as of the forward.
         largest: like grad_z, the largest value of each window. index: like grad_z, uint8, its place in the window.
+        grad_largest: like grad_z, a gradient of largest besides; None for zeros.
 
     Returns:
         Gradients of x, skip, norm's weight and bias, and post_norm's weight and bias, differentiable in grad_z, x,
-        largest and those parameters.
+        largest, those parameters and grad_largest.
     """
-    pooled = bn_reference(largest, *post_norm)
-    grad_pooled, *grads_post = torch.autograd.grad(pooled, (largest, *post_norm[:2]), grad_z, create_graph=True)
+    grad_pooled, *grads_post = _bn_gradients(largest, post_norm, grad_z)
+    if grad_largest is not None:
+        grad_pooled = grad_pooled + grad_largest
     grad_sum = unpool_reference(torch.where(largest > 0, grad_pooled, 0), index, *x.shape[3:])
-    grad_x, *grads_norm = torch.autograd.grad(bn_reference(x, *norm), (x, *norm[:2]), grad_sum, create_graph=True)
+    grad_x, *grads_norm = _bn_gradients(x, norm, grad_sum)
     return grad_x, grad_sum, *grads_norm, *grads_post
+
+
+def _bn_gradients(x: Tensor, norm: Sequence[Any], grad: Tensor) -> tuple[Tensor, ...]:
+    """Gradients of x, weight and bias of bn_reference."""
+    weight, bias, *rest = norm
+    pull = torch.func.vjp(lambda x, weight, bias: bn_reference(x, weight, bias, *rest), x, weight, bias)[1]
+    return pull(grad)
