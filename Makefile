@@ -24,7 +24,8 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# What README.md shows of a CPU, on a quiet machine: about 18 minutes on 2 cores. bench/gpu.sh is the same for a GPU.
+# What docs/benchmarks.md and README.md show of a CPU: about 18 minutes on 2 cores of a quiet machine. Commit first: rows
+# of an uncommitted state are refused. bench/gpu.sh does the same on a GPU.
 BENCH = env -u OMP_NUM_THREADS $(BIN)/python -m bench
 PEERS = naive compile reference cpp conv
 bench: .venv/installed
@@ -35,7 +36,7 @@ bench: .venv/installed
 	$(BENCH) run --op system --rounds 3 --backend ours reference python torch
 	$(BENCH) scaling --op convlstm rpb-between --case A --phase fwd_bwd --memory --rounds 3 --backend naive cpp
 	$(BENCH) regression --update
-	$(BENCH) report --readme >bench/results/tables.md
+	$(BENCH) report --page --readme
 
 gpu-test: .venv/installed
 	$(BIN)/python -m pytest -m gpu

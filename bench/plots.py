@@ -1,4 +1,4 @@
-"""Roofline and scaling plots of a device's rows."""
+"""Roofline and scaling plots of a device's rows, and the chart of gains that README.md shows."""
 
 from __future__ import annotations
 
@@ -26,6 +26,48 @@ COLOURS = {
     "triton": "#0072b2",
     "triton-low": "#56b4e9",
     "triton-fused": "#009e73",
+}
+
+# The chart of gains: a panel for each kind of machine, (label, op, case, dtype, layout, phase, backend) a line.
+GAINS = {
+    "CPU": (
+        ("ConvLSTM A, forward", "convlstm", "A", "float32", "contiguous", "fwd", "cpp"),
+        ("ConvLSTM A, forward and backward", "convlstm", "A", "float32", "contiguous", "fwd_bwd", "cpp"),
+        ("ConvLSTM C, forward and backward", "convlstm", "C", "float32", "contiguous", "fwd_bwd", "cpp"),
+        ("ConvLSTM D (5x5), forward and backward", "convlstm", "D", "float32", "contiguous", "fwd_bwd", "cpp"),
+        ("ConvLSTM, one frame", "convlstm", "streaming", "float32", "contiguous", "fwd", "cpp"),
+        ("RPB A, forward and backward", "rpb", "A", "float32", "contiguous", "fwd_bwd", "cpp"),
+        ("URB A, forward and backward", "urb", "A", "float32", "contiguous", "fwd_bwd", "cpp"),
+    ),
+    "GPU": (
+        ("ConvLSTM BIG, forward, bf16", "convlstm", "BIG", "bfloat16", "contiguous", "fwd", "triton"),
+        ("ConvLSTM BIG, forward and backward, fp32", "convlstm", "BIG", "float32", "contiguous", "fwd_bwd", "triton"),
+        ("ConvLSTM A, forward and backward, bf16", "convlstm", "A", "bfloat16", "contiguous", "fwd_bwd", "triton"),
+        (
+            "ConvLSTM D (5x5), forward and backward, bf16",
+            "convlstm",
+            "D",
+            "bfloat16",
+            "contiguous",
+            "fwd_bwd",
+            "triton",
+        ),
+        ("ConvLSTM, one frame, fp32", "convlstm", "streaming", "float32", "contiguous", "fwd", "triton"),
+        ("RPB between convolutions, BIG, bf16", "rpb-between", "BIG", "bfloat16", "contiguous", "fwd_bwd", "cpp"),
+        ("RPB between convolutions, A, bf16", "rpb-between", "A", "bfloat16", "contiguous", "fwd_bwd", "cpp"),
+    ),
+}
+
+# The bars of that chart: (label, backend or None for the line's own, field, colour).
+BARS: dict[str, tuple[tuple[str, str | None, str, str], ...]] = {
+    "CPU": (
+        ("torch.compile", "compile", "ratio_to_naive", COLOURS["compile"]),
+        ("rlv2v_fast", None, "ratio_to_naive", COLOURS["cpp"]),
+    ),
+    "GPU": (
+        ("rlv2v_fast, eager", None, "ratio_to_naive", COLOURS["triton"]),
+        ("rlv2v_fast, both as CUDA graphs", None, "graph_ratio_to_naive", COLOURS["triton-low"]),
+    ),
 }
 
 
@@ -99,6 +141,50 @@ def plot_roofline(device: str, rows: Sequence[Row], folder: Path) -> Path:
     entries += [legend_entry(name, colour(name), "s") for name in dict.fromkeys(row["backend"] for row in rows)]
     grid[0][-1].legend(handles=entries, fontsize="small", loc="center left", bbox_to_anchor=(1.01, 0.5))
     return save(figure, folder / f"roofline_{slug(device)}.png")
+
+
+def plot_gains(rows: Sequence[Row], folder: Path) -> Path | None:
+    """Gains over plain PyTorch, losses left of the line: a panel for CPUs and one for GPUs. None without matplotlib."""
+    try:
+        import matplotlib
+    except ImportError:
+        print("matplotlib is not installed: no chart of gains", file=sys.stderr)
+        return None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    folder.mkdir(parents=True, exist_ok=True)
+    figure, panels = pyplot.subplots(1, 2, figsize=(13, 4), layout="constrained")
+    for axes, (kind, lines) in zip(panels, GAINS.items(), strict=True):
+        own = [row for row in rows if (row["clock"] == "events") == (kind == "GPU") and row["clock"] != "cpu"]
+        draw_gains(axes, kind, own, lines)
+    figure.suptitle("Speed over plain PyTorch (1 is equal), medians of interleaved rounds")
+    return save(figure, folder / "speed.png")
+
+
+def draw_gains(axes: Axes, kind: str, rows: Sequence[Row], lines: Sequence[Sequence[str]]) -> None:
+    """Two bars a line, as BARS says; a measurement that does not exist has no bar."""
+    measured = {tuple(row[name] for name in ("op", "case", "dtype", "layout", "phase", "backend")): row for row in rows}
+    for offset, (label, backend, field, face) in zip((-0.2, 0.2), BARS[kind], strict=True):
+        found = [measured.get((*names[:-1], backend or names[-1])) for _, *names in lines]
+        ratios = {place + offset: row[field] for place, row in enumerate(found) if row and row[field]}
+        widths = [ratio - 1 for ratio in ratios.values()]
+        axes.barh(list(ratios), widths, left=1, height=0.38, color=face, label=label)
+        for place, ratio in ratios.items():
+            near: Any = {"textcoords": "offset points", "va": "center", "fontsize": "small"}
+            near |= {"ha": "left", "xytext": (3, 0)} if ratio >= 1 else {"ha": "right", "xytext": (-3, 0)}
+            axes.annotate(f"{ratio:.2f}x", (ratio, place), **near)
+    axes.set_yticks(range(len(lines)), [label for label, *_ in lines])
+    axes.invert_yaxis()
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set(xscale="log", xlim=(0.3, 16))
+    axes.set_xticks([0.5, 1, 2, 4, 8], ["0.5", "1", "2", "4", "8"])
+    axes.minorticks_off()
+    threads = "" if kind == "GPU" else ", {threads} threads, float32"
+    machines = dict.fromkeys(("{device}" + threads).format_map(row) for row in rows)
+    axes.set_title(", ".join(machines) or f"{kind}: not measured on a clean commit yet")
+    axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2, frameon=False)
+    axes.grid(axis="x", alpha=0.25)
 
 
 def draw_ceiling(axes: Axes, rows: Sequence[Row]) -> None:

@@ -1,4 +1,10 @@
-"""Tables and plots from the rows of bench/results, and the comparison of two commits."""
+"""Tables and plots from the rows of bench/results, and the comparison of two commits.
+
+python -m bench report                      all tables on stdout, a draft
+python -m bench report --page --readme      docs/benchmarks.md, and the few rows and the chart that README.md shows
+
+What is published refuses rows of an uncommitted state: nobody could measure them again.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +16,82 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bench.cases import FLOOR, ROOT
+from bench.cases import FLOOR, ROOT, operations
 from bench.fits import exponent, scaling_groups
 from bench.harness import ROW_FIELDS, Row
 from bench.memory import MIB
-from bench.plots import plot
+from bench.plots import plot, plot_gains, slug
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 # What a row is a measurement of; the newest row of a key counts.
 KEY = ("device", "op", "case", "dtype", "layout", "phase", "backend", "threads", "clock")
 
 
-def read_rows(paths: Iterable[Path]) -> list[Row]:
-    """Rows of .jsonl files, and of those anywhere below folders."""
+# What README.md shows, losses included: (what, GPU or not, op, case, dtype, layout, phase, backend).
+README_ROWS = (
+    ("ConvLSTM, forward and backward (A)", False, "convlstm", "A", "float32", "contiguous", "fwd_bwd", "cpp"),
+    ("ConvLSTM, one frame (streaming)", False, "convlstm", "streaming", "float32", "contiguous", "fwd", "cpp"),
+    ("residual block RPB, forward and backward (B)", False, "rpb", "B", "float32", "channels_last", "fwd_bwd", "cpp"),
+    ("ConvLSTM, large, forward (BIG)", True, "convlstm", "BIG", "bfloat16", "contiguous", "fwd", "triton"),
+    (
+        "ConvLSTM, large, forward and backward (BIG)",
+        True,
+        "convlstm",
+        "BIG",
+        "float32",
+        "contiguous",
+        "fwd_bwd",
+        "triton",
+    ),
+    ("ConvLSTM, small, forward and backward (A)", True, "convlstm", "A", "bfloat16", "contiguous", "fwd_bwd", "triton"),
+    ("ConvLSTM, one frame (streaming)", True, "convlstm", "streaming", "float32", "contiguous", "fwd", "triton"),
+    ("RPB between its convolutions (A)", True, "rpb-between", "A", "float32", "contiguous", "fwd_bwd", "cpp"),
+)
+NOT_MEASURED = "not measured on a clean commit yet"
+PREFACE = """# Benchmarks
+
+`python -m bench report --page` writes this page from the rows in [bench/results](../bench/results).
+Do not edit it by hand. [performance.md](performance.md) says what the numbers mean and how they are measured.
+
+- **naive** is the layer or block in plain PyTorch, in eager mode. A gain is the median, over interleaved rounds, of
+  naive's time over a backend's time. Losses are bold, also where 0.996 is printed as 1.00.
+- On a GPU, times are those of CUDA events. "As graphs" compares both peers replayed as CUDA graphs, without the time
+  that the host needs to launch their kernels.
+- **conv** is not a competitor: it is the time of the convolutions alone. A block's name with **-between** is the block
+  without its convolutions.
+- The cases are in [bench/cases.py](../bench/cases.py). A row shows the newest measurement of its kind.
+"""
+
+
+def row_files(paths: Iterable[Path]) -> list[Path]:
+    """The .jsonl files among the paths, and anywhere below folders."""
     files: list[Path] = []
     for path in paths:
         files += sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
-    lines = [line for file in files for line in file.read_text().splitlines() if line.strip()]
+    return files
+
+
+def rows_of(file: Path) -> list[Row]:
+    lines = [line for line in file.read_text().splitlines() if line.strip()]
     # A row written before a field existed has None there.
     return [dict.fromkeys(ROW_FIELDS) | json.loads(line) for line in lines]
+
+
+def read_rows(paths: Iterable[Path]) -> list[Row]:
+    """Rows of .jsonl files, and of those anywhere below folders."""
+    return [row for file in row_files(paths) for row in rows_of(file)]
+
+
+def uncommitted(paths: Iterable[Path]) -> list[str]:
+    """A sentence for each file and commit whose rows were measured with changes that no commit holds."""
+    found = dict.fromkeys(
+        (file, row["commit"]) for file in row_files(paths) for row in rows_of(file) if is_dirty(row["commit"])
+    )
+    return [f"{file}: commit {commit} is not clean, so its rows cannot be published" for file, commit in found]
+
+
+def is_dirty(commit: str | None) -> bool:
+    return (commit or "").endswith("-dirty")
 
 
 def key_of(row: Row) -> tuple[object, ...]:
@@ -264,19 +327,97 @@ def run_compare(options: argparse.Namespace) -> int:
     return 0
 
 
+def page(rows: Iterable[Row], results: Path, links: Sequence[str]) -> str:
+    """docs/benchmarks.md: each device's gains, notes and rows, and what has not been measured."""
+    rows = newest(rows)
+    parts = [PREFACE]
+    for device in dict.fromkeys(row["device"] for row in rows):
+        own = [row for row in rows if row["device"] == device]
+        parts += [f"## {device}\n", *notes(results / slug(device))]
+        parts += ["\n".join(device_table(device, own, full=False))]
+        parts += ["### Every row\n", "\n".join(device_table(device, own, full=True)[2:])]
+    if links:
+        parts += ["## Plots\n", *(f"- {link}" for link in links), ""]
+    parts += [f"## {NOT_MEASURED.capitalize()}\n", *missing(rows), ""]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def notes(folder: Path) -> list[str]:
+    """What a device's folder says about its run: notes.md, and the stages of bench/gpu.sh."""
+    parts = []
+    if (folder / "notes.md").is_file():
+        parts += [(folder / "notes.md").read_text()]
+    if (folder / "stages.txt").is_file():
+        parts += ["Stages of `bench/gpu.sh`:\n", f"```\n{(folder / 'stages.txt').read_text().strip()}\n```\n"]
+    return parts
+
+
+def missing(rows: Sequence[Row]) -> list[str]:
+    """A line for each operation with the cases and backends that no row measures, on CPUs and on GPUs."""
+    lines = []
+    for name, device_type, gpu in (("CPU", "cpu", False), ("GPU", "cuda", True)):
+        for operation in operations().values():
+            own = [row for row in rows if row["op"] == operation.name and is_gpu(row) == gpu]
+            cases = [case.name for case in operation.cases if case.default and device_type in case.devices]
+            absent = [case for case in cases if case not in {row["case"] for row in own}]
+            if absent:
+                lines.append(f"- {name}, {operation.name}: {', '.join(absent)}")
+            if own and not operation.system and "compile" not in {row["backend"] for row in own}:
+                lines.append(f"- {name}, {operation.name}: torch.compile")
+    return lines
+
+
+def readme_table(rows: Iterable[Row]) -> str:
+    """The few rows that README.md shows."""
+    rows = newest(rows)
+    lines = ["| | plain PyTorch | here | gain | as CUDA graphs |", "|---" * 5 + "|"]
+    for what, gpu, *names in README_ROWS:
+        found = measurement(rows, gpu, names)
+        naive = measurement(rows, gpu, [*names[:-1], "naive"])
+        if found is None or naive is None:
+            lines.append(f"| {'GPU' if gpu else 'CPU'}: {what} | – | {NOT_MEASURED} | – | – |")
+            continue
+        place = found["device"].removeprefix("NVIDIA ") if gpu else f"CPU, {found['threads']} threads"
+        graphs = found["graph_ratio_to_naive"]
+        cells = [f"{place}: {what}, {found['dtype']}", *(f"{each['p50_ms']:.3g} ms" for each in (naive, found))]
+        lines.append("| " + " | ".join([*cells, gain(found["ratio_to_naive"]), gain(graphs)]) + " |")
+    return "\n".join(lines)
+
+
+def measurement(rows: Iterable[Row], gpu: bool, names: Sequence[str]) -> Row | None:
+    """The newest wall-clock or GPU row with these op, case, dtype, layout, phase and backend."""
+    fields = ("op", "case", "dtype", "layout", "phase", "backend")
+    found = [
+        row
+        for row in rows
+        if is_gpu(row) == gpu and row["clock"] != "cpu" and [row[field] for field in fields] == list(names)
+    ]
+    return max(found, key=lambda row: row["time"], default=None)
+
+
 def run_report(options: argparse.Namespace) -> int:
-    """Print the full tables, draw the plots, and put a short table with links to them into the README."""
+    """Print the tables and draw the plots; with --page or --readme write what is published instead of printing."""
+    dirty = uncommitted([options.results])
+    publish = options.page is not None or options.readme is not None
+    for sentence in dirty:
+        print(sentence, file=sys.stderr)
+    if dirty and publish:
+        return 1
     rows = read_rows([options.results])
-    print(markdown(rows))
+    if not publish:
+        print(markdown(rows))
     beside = options.results if options.results.is_dir() else options.results.parent
     paths = plot(newest(rows), options.plots or beside)
     for path in paths:
         print(path, file=sys.stderr)
+    if options.page is not None:
+        above = options.page.parent
+        links = [f"[{path.stem.replace('_', ' ')}]({os.path.relpath(path, above)})" for path in paths]
+        options.page.write_text(page(rows, beside, links))
     if options.readme is None:
         return 0
-    links = [f"[{path.stem.replace('_', ' ')}]({os.path.relpath(path, options.readme.parent)})" for path in paths]
-    text = "\n".join([markdown(rows, full=False), *([f"Plots: {', '.join(links)}."] if links else [])])
-    if not write_between_markers(options.readme, text):
+    plot_gains(newest(rows), options.readme.parent / "docs/images")
+    if not write_between_markers(options.readme, readme_table(rows)):
         print(f"{options.readme} has no {BEGIN} and {END}", file=sys.stderr)
         return 1
     return 0
@@ -292,7 +433,10 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], 
     command = commands.add_parser("report", help="tables and plots")
     command.add_argument("--results", type=Path, default=results, help="file or folder of rows")
     command.add_argument(
-        "--readme", type=Path, nargs="?", const=ROOT / "README.md", help="file to write the tables into"
+        "--readme", type=Path, nargs="?", const=ROOT / "README.md", help="file to write a few rows and a chart into"
+    )
+    command.add_argument(
+        "--page", type=Path, nargs="?", const=ROOT / "docs/benchmarks.md", help="file to write every table into"
     )
     command.add_argument("--plots", type=Path, help="folder of the plots (that of the results)")
     command.set_defaults(function=run_report)

@@ -1,6 +1,7 @@
 """Tables, comparison and fits from made-up rows."""
 
 import json
+import subprocess
 
 import pytest
 
@@ -145,15 +146,72 @@ def test_plots_are_drawn_for_counted_and_swept_rows(tmp_path):
     assert all(path.stat().st_size > 1000 for path in paths)
 
 
-def test_report_writes_the_short_table_and_links_to_plots_into_the_readme(tmp_path, capsys):
-    pytest.importorskip("matplotlib")
-    readme, results = tmp_path / "README.md", tmp_path / "results"
-    results.mkdir()
+def write_rows(path, *rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(each) + "\n" for each in rows))
+
+
+def test_report_prints_every_column(tmp_path, capsys):
     counted = row(flops=10**9, bytes=10**7, copy_gbs=10.0, matmul_gflops=100.0, saved_bytes=2**21)
-    (results / "rows.jsonl").write_text(json.dumps(counted) + "\n")
-    readme.write_text(f"{report.BEGIN}\n{report.END}\n")
-    assert cli.main(["report", "--results", str(results), "--readme", str(readme)]) == 0
-    assert "Plots: [roofline Some-CPU](results/roofline_Some-CPU.png)." in readme.read_text()
+    write_rows(tmp_path / "rows.jsonl", counted)
+    assert cli.main(["report", "--results", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.endswith("| saved MiB |") for line in lines)
     assert any(line.endswith("| 1 | 10 | – | 2 |") for line in lines)
+
+
+@pytest.mark.parametrize("option", ["--page", "--readme"])
+def test_rows_of_an_uncommitted_state_are_refused(tmp_path, capsys, option):
+    write_rows(tmp_path / "clean.jsonl", row())
+    write_rows(tmp_path / "other.jsonl", row(case="B", commit="bbbbbbbbbbbb-dirty"))
+    target = tmp_path / "target.md"
+    target.write_text(f"{report.BEGIN}\n{report.END}\n")
+    assert cli.main(["report", "--results", str(tmp_path), option, str(target)]) == 1
+    assert f"{tmp_path / 'other.jsonl'}: commit bbbbbbbbbbbb-dirty is not clean" in capsys.readouterr().err
+    assert target.read_text() == f"{report.BEGIN}\n{report.END}\n"
+
+
+def test_committed_rows_are_all_of_clean_commits():
+    listed = subprocess.run(["git", "ls-files", "*.jsonl"], cwd=cli.RESULTS, capture_output=True, text=True)
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    files = [cli.RESULTS / name for name in listed.stdout.splitlines()]
+    assert files
+    assert report.uncommitted(files) == []
+
+
+def test_the_page_has_gains_rows_notes_plots_and_gaps(tmp_path):
+    pytest.importorskip("matplotlib")
+    counted = {"flops": 10**9, "bytes": 10**7, "copy_gbs": 10.0, "matmul_gflops": 100.0}
+    write_rows(tmp_path / "results/rows.jsonl", row(**counted), row(**counted, backend="naive", ratio_to_naive=1.0))
+    folder = tmp_path / "results/Some-CPU"
+    folder.mkdir()
+    (folder / "notes.md").write_text("Somebody watched a film meanwhile.\n")
+    (folder / "stages.txt").write_text("tests: status 1, 78 s\n")
+    target = tmp_path / "docs/page.md"
+    target.parent.mkdir()
+    assert cli.main(["report", "--results", str(tmp_path / "results"), "--page", str(target)]) == 0
+    text = target.read_text()
+    assert "| naive p50 ms (p20 to p80) | cpp |" in text
+    assert "| backend | p50 ms (p20 to p80) |" in text
+    assert "Somebody watched a film meanwhile." in text
+    assert "tests: status 1, 78 s" in text
+    assert "- [roofline Some-CPU](../results/roofline_Some-CPU.png)" in text
+    gaps = text.split("## Not measured on a clean commit yet")[1]
+    assert "- CPU, convlstm: B, C, D, streaming\n" in gaps
+    assert "- CPU, convlstm: torch.compile\n" in gaps
+    assert "- GPU, convlstm: A, B, C, D, BIG, streaming\n" in gaps
+
+
+def test_the_readme_shows_its_rows_with_losses_and_gaps(tmp_path):
+    pytest.importorskip("matplotlib")
+    names = {"case": "streaming", "backend": "triton", "clock": "events", "device": "Some GPU"}
+    ours = row(**names, ratio_to_naive=0.5, graph_ratio_to_naive=1.5)
+    write_rows(tmp_path / "results/rows.jsonl", ours, row(**{**names, "backend": "naive"}, p50_ms=1.0))
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{report.BEGIN}\n{report.END}\n")
+    assert cli.main(["report", "--results", str(tmp_path / "results"), "--readme", str(readme)]) == 0
+    lines = readme.read_text().splitlines()
+    assert "| Some GPU: ConvLSTM, one frame (streaming), float32 | 1 ms | 2 ms | **0.50x** | 1.50x |" in lines
+    assert sum("not measured on a clean commit yet" in line for line in lines) == len(report.README_ROWS) - 1
+    assert (tmp_path / "docs/images/speed.png").stat().st_size > 1000
