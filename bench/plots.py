@@ -32,19 +32,19 @@ COLOURS = {
 GAINS = {
     "CPU": (
         ("ConvLSTM A, forward", "convlstm", "A", "float32", "contiguous", "fwd", "cpp"),
-        ("ConvLSTM A, forward and backward", "convlstm", "A", "float32", "contiguous", "fwd_bwd", "cpp"),
-        ("ConvLSTM C, forward and backward", "convlstm", "C", "float32", "contiguous", "fwd_bwd", "cpp"),
-        ("ConvLSTM D (5x5), forward and backward", "convlstm", "D", "float32", "contiguous", "fwd_bwd", "cpp"),
+        ("ConvLSTM A, with backward", "convlstm", "A", "float32", "contiguous", "fwd_bwd", "cpp"),
+        ("ConvLSTM C, with backward", "convlstm", "C", "float32", "contiguous", "fwd_bwd", "cpp"),
+        ("ConvLSTM D (5x5), with backward", "convlstm", "D", "float32", "contiguous", "fwd_bwd", "cpp"),
         ("ConvLSTM, one frame", "convlstm", "streaming", "float32", "contiguous", "fwd", "cpp"),
-        ("RPB A, forward and backward", "rpb", "A", "float32", "contiguous", "fwd_bwd", "cpp"),
-        ("URB A, forward and backward", "urb", "A", "float32", "contiguous", "fwd_bwd", "cpp"),
+        ("RPB A, with backward", "rpb", "A", "float32", "contiguous", "fwd_bwd", "cpp"),
+        ("URB A, with backward", "urb", "A", "float32", "contiguous", "fwd_bwd", "cpp"),
     ),
     "GPU": (
         ("ConvLSTM BIG, forward, bf16", "convlstm", "BIG", "bfloat16", "contiguous", "fwd", "triton"),
-        ("ConvLSTM BIG, forward and backward, fp32", "convlstm", "BIG", "float32", "contiguous", "fwd_bwd", "triton"),
-        ("ConvLSTM A, forward and backward, bf16", "convlstm", "A", "bfloat16", "contiguous", "fwd_bwd", "triton"),
+        ("ConvLSTM BIG, with backward, fp32", "convlstm", "BIG", "float32", "contiguous", "fwd_bwd", "triton"),
+        ("ConvLSTM A, with backward, bf16", "convlstm", "A", "bfloat16", "contiguous", "fwd_bwd", "triton"),
         (
-            "ConvLSTM D (5x5), forward and backward, bf16",
+            "ConvLSTM D (5x5), with backward, bf16",
             "convlstm",
             "D",
             "bfloat16",
@@ -177,7 +177,7 @@ def draw_gains(axes: Axes, kind: str, rows: Sequence[Row], lines: Sequence[Seque
     axes.set_yticks(range(len(lines)), [label for label, *_ in lines])
     axes.invert_yaxis()
     axes.axvline(1, color="black", linewidth=1)
-    axes.set(xscale="log", xlim=(0.3, 16))
+    axes.set(xscale="log", xlim=(0.25, 14))
     axes.set_xticks([0.5, 1, 2, 4, 8], ["0.5", "1", "2", "4", "8"])
     axes.minorticks_off()
     threads = "" if kind == "GPU" else ", {threads} threads, float32"
