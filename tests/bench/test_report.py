@@ -215,3 +215,9 @@ def test_the_readme_shows_its_rows_with_losses_and_gaps(tmp_path):
     assert "| Some GPU: ConvLSTM, one frame (streaming), float32 | 1 ms | 2 ms | **0.50x** | 1.50x |" in lines
     assert sum("not measured on a clean commit yet" in line for line in lines) == len(report.README_ROWS) - 1
     assert (tmp_path / "docs/images/speed.png").stat().st_size > 1000
+
+
+def test_the_readme_agrees_with_the_committed_rows():
+    text = (cli.ROOT / "README.md").read_text()
+    shown = text.split(report.BEGIN)[1].split(report.END)[0].strip()
+    assert shown == report.readme_table(report.read_rows([cli.RESULTS]))
