@@ -166,8 +166,8 @@ def draw_gains(axes: Axes, kind: str, rows: Sequence[Row], lines: Sequence[Seque
     """Two bars a line, as BARS says; a measurement that does not exist has no bar."""
     measured = {tuple(row[name] for name in ("op", "case", "dtype", "layout", "phase", "backend")): row for row in rows}
     for offset, (label, backend, field, face) in zip((-0.2, 0.2), BARS[kind], strict=True):
-        found = [measured.get((*names[:-1], backend or names[-1])) for _, *names in lines]
-        ratios = {place + offset: row[field] for place, row in enumerate(found) if row and row[field]}
+        own = [measured.get((*names[:-1], backend or names[-1])) for _, *names in lines]
+        ratios = {place + offset: row[field] for place, row in enumerate(own) if row and row[field]}
         widths = [ratio - 1 for ratio in ratios.values()]
         axes.barh(list(ratios), widths, left=1, height=0.38, color=face, label=label)
         for place, ratio in ratios.items():

@@ -84,10 +84,12 @@ def read_rows(paths: Iterable[Path]) -> list[Row]:
 
 def uncommitted(paths: Iterable[Path]) -> list[str]:
     """A sentence for each file and commit whose rows were measured with changes that no commit holds."""
-    found = dict.fromkeys(
-        (file, row["commit"]) for file in row_files(paths) for row in rows_of(file) if is_dirty(row["commit"])
-    )
-    return [f"{file}: commit {commit} is not clean, so its rows cannot be published" for file, commit in found]
+    sources = dict.fromkeys((file, row["commit"]) for file in row_files(paths) for row in rows_of(file))
+    return [
+        f"{file}: commit {commit} is not clean, so its rows cannot be published"
+        for file, commit in sources
+        if is_dirty(commit)
+    ]
 
 
 def is_dirty(commit: str | None) -> bool:
@@ -372,27 +374,27 @@ def readme_table(rows: Iterable[Row]) -> str:
     rows = newest(rows)
     lines = ["| | plain PyTorch | here | gain | as CUDA graphs |", "|---" * 5 + "|"]
     for what, gpu, *names in README_ROWS:
-        found = measurement(rows, gpu, names)
+        ours = measurement(rows, gpu, names)
         naive = measurement(rows, gpu, [*names[:-1], "naive"])
-        if found is None or naive is None:
+        if ours is None or naive is None:
             lines.append(f"| {'GPU' if gpu else 'CPU'}: {what} | – | {NOT_MEASURED} | – | – |")
             continue
-        place = found["device"].removeprefix("NVIDIA ") if gpu else f"CPU, {found['threads']} threads"
-        graphs = found["graph_ratio_to_naive"]
-        cells = [f"{place}: {what}, {found['dtype']}", *(f"{each['p50_ms']:.3g} ms" for each in (naive, found))]
-        lines.append("| " + " | ".join([*cells, gain(found["ratio_to_naive"]), gain(graphs)]) + " |")
+        place = ours["device"].removeprefix("NVIDIA ") if gpu else f"CPU, {ours['threads']} threads"
+        times = [f"{row['p50_ms']:.3g} ms" for row in (naive, ours)]
+        gains = [gain(ours[ratio]) for ratio in ("ratio_to_naive", "graph_ratio_to_naive")]
+        lines.append("| " + " | ".join([f"{place}: {what}, {ours['dtype']}", *times, *gains]) + " |")
     return "\n".join(lines)
 
 
 def measurement(rows: Iterable[Row], gpu: bool, names: Sequence[str]) -> Row | None:
     """The newest wall-clock or GPU row with these op, case, dtype, layout, phase and backend."""
     fields = ("op", "case", "dtype", "layout", "phase", "backend")
-    found = [
+    matching = [
         row
         for row in rows
         if is_gpu(row) == gpu and row["clock"] != "cpu" and [row[field] for field in fields] == list(names)
     ]
-    return max(found, key=lambda row: row["time"], default=None)
+    return max(matching, key=lambda row: row["time"], default=None)
 
 
 def run_report(options: argparse.Namespace) -> int:

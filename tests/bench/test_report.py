@@ -43,7 +43,7 @@ def test_losing_cases_are_in_the_table_and_bold():
     assert "| A | float32 | contiguous | fwd | 1 | cpp | 2 (1 to 3) | 2.00x |" in text
 
 
-def test_the_short_table_has_a_line_for_each_case_with_its_losses():
+def test_the_short_table_has_a_line_for_each_case():
     rows = [row(backend="naive", ratio_to_naive=1.0), row(), row(backend="cpp-low", ratio_to_naive=0.5)]
     rows.append(row(backend="conv", ratio_to_naive=3.0))
     rows.append(row(backend="triton", clock="events", ratio_to_naive=4.0, graph_ratio_to_naive=0.75))
@@ -80,7 +80,7 @@ def test_the_table_says_what_it_was_measured_with():
     assert "load 0.5 to 3.0" in text
 
 
-def test_the_newest_measurement_of_a_case_counts_and_skipped_rows_do_not():
+def test_the_newest_row_that_was_not_skipped_counts():
     rows = [
         row(p50_ms=9.0, time="2030-01-02T00:00:00+00:00"),
         row(p50_ms=5.0),
@@ -94,7 +94,7 @@ def test_system_rows_show_their_figure():
     assert "| stream-64 | 1 | cpp | 123.5 frames/s |" in text
 
 
-def test_compare_gives_the_ratio_of_times_and_of_gains_over_naive():
+def test_compare_gives_ratios_of_times_and_of_gains():
     before = [row(p50_ms=4.0, ratio_to_naive=2.0), row(case="only before")]
     after = [row(p50_ms=2.0, ratio_to_naive=3.0, commit="bbbbbbbbbbbb"), row(case="only after")]
     ((_, _, faster, relative),) = report.compare(before, after)
@@ -118,7 +118,7 @@ def test_the_exponent_of_a_power_law_is_found(power):
     assert exponent([(size, 3.0 * size**power) for size in (1, 2, 4, 16)]) == pytest.approx(power)
 
 
-def test_scaling_rows_give_exponents_of_time_and_memory_and_stay_out_of_the_ratio_table():
+def test_scaling_rows_give_exponents_and_no_ratios():
     shapes = [{"T": t, "H": 4, "W": 4} for t in (2, 4, 8)]
     rows = [row(case=f"A[T={s['T']}]", shape=s, sweep="T", p50_ms=0.5 * s["T"] ** 2, peak_mb=s["T"]) for s in shapes]
     text = report.markdown(rows)
