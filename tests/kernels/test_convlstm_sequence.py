@@ -417,3 +417,24 @@ def test_compiles_with_inductor_on_gpu(gpu):
     outputs, grads = problem.run(compiled)
     for mine, theirs in zip([*outputs, *grads.values()], [*expected, *expected_grads.values()], strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("transform", ["grad", "jvp", "gradients of each sample", "hessian"])
+def test_under_function_transforms(transform, device):
+    problem = Problem(Size(2, 2, 2, 2, 2, 3), torch.float32, device, lengths=False)
+    x, weight, *rest = problem.inputs.values()
+
+    def applied(function):
+        def total(x, weight):
+            return sum(result.square().sum() for result in function(x, weight, *rest))
+
+        if transform == "grad":
+            return torch.func.grad(total, (0, 1))(x, weight)
+        if transform == "jvp":
+            return torch.func.jvp(total, (x, weight), (torch.ones_like(x), torch.ones_like(weight)))[1]
+        if transform == "hessian":
+            return torch.func.hessian(lambda x: total(x, weight))(x)
+        samples = torch.stack([x, -x])
+        return torch.vmap(torch.func.grad(total, (0, 1)), (0, None))(samples, weight)
+
+    torch.testing.assert_close(applied(sequence), applied(convlstm_reference), rtol=1e-3, atol=1e-3)
