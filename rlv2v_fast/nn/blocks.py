@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from rlv2v_fast.nn.norm import FusibleNorm, fold, make_norm
+from rlv2v_fast.nn.norm import FusibleNorm, fold, make_norm, why_not_foldable
+from rlv2v_fast.nn.plain import register_plain, why_not_plain
 from rlv2v_fast.ops.backends import check_backend
 from rlv2v_fast.ops.blocks import (
     norm_add_relu,
@@ -18,8 +19,8 @@ from rlv2v_fast.ops.blocks import (
     norm_add_relu_pool_norm,
     norm_relu,
 )
-from rlv2v_fast.ops.causal_conv3d import causal_conv3d
-from rlv2v_fast.ops.upsample_conv import upsample_conv
+from rlv2v_fast.ops.causal_conv3d import call_causal_conv3d, causal_conv3d
+from rlv2v_fast.ops.upsample_conv import call_upsample_conv, upsample_conv
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -28,8 +29,11 @@ ConvState = Tensor | None
 BlockState = tuple[ConvState, ConvState]
 
 
+@register_plain
 class CausalConv3d(nn.Conv3d):
     """Conv3d whose output at time t sees no later input; "same" zero padding in space.
+
+    Its stride and dilation are 1, it has one group, and zeros are outside.
 
     Args:
         in_channels, out_channels: channels.
@@ -44,8 +48,31 @@ class CausalConv3d(nn.Conv3d):
         return self.stream(x, None)[0]
 
     def stream(self, x: Tensor, history: ConvState) -> tuple[Tensor, ConvState]:
-        """y, and the last kernel_size-1 input frames."""
+        """y, and the last kernel_size-1 input frames.
+
+        Raises:
+            ValueError: an attribute was changed to what it does not support.
+        """
+        changed = self.stride, self.dilation, self.groups, self.padding_mode
+        if changed != ((1, 1, 1), (1, 1, 1), 1, "zeros"):
+            raise ValueError(
+                "stride, dilation, groups and padding_mode must be 1, 1, 1 and 'zeros' in a CausalConv3d; got "
+                f"{', '.join(map(repr, changed))}"
+            )
         return causal_conv3d(x, self.weight, self.bias, history)
+
+
+def _convolve(conv: nn.Module, x: Tensor, history: ConvState) -> tuple[Tensor, ConvState]:
+    """conv(x) after the frames of history, and the history of the frames after x."""
+    if isinstance(conv, CausalConv3d) and why_not_plain(conv, CausalConv3d) is None:
+        return conv.stream(x, history)
+    return call_causal_conv3d(conv, _frames_before(conv), x, history)
+
+
+def _frames_before(conv: nn.Module) -> int:
+    """Frames before x that conv sees: kt-1, or those of the 3x3x3 convolution that was there."""
+    kernel_size = getattr(conv, "kernel_size", None)
+    return kernel_size[0] - 1 if isinstance(kernel_size, tuple) else 2
 
 
 class R(nn.Module):
@@ -80,29 +107,34 @@ class R(nn.Module):
     def fuse(self) -> Self:
         """Fold bn1 and bn2 into conv1 and conv2 for inference, in place; returns self.
 
-        Only batch normalization with running statistics folds; bn3 cannot, a ReLU precedes it and padding follows.
-        Outputs change by rounding, the state dict by its entries: fuse a copy of what is to be trained or saved.
+        Only batch normalization folds; bn3 cannot, a ReLU precedes it and padding follows, and per-frame statistics are
+        those of the frame. Outputs change by rounding, the state dict by its entries: fuse a copy of what is to be
+        trained or saved.
 
         Raises:
-            RuntimeError: a normalization that would fold is in training mode.
+            RuntimeError: a batch normalization is in training mode or has no running statistics, or somebody changed
+                what calling it or its convolution does; the message names it. Nothing has been folded then.
         """
-        for conv, name in ((self.conv1, "bn1"), (self.conv2, "bn2")):
-            norm = getattr(self, name)
-            if isinstance(norm, nn.BatchNorm3d) and norm.running_mean is not None:
-                fold(conv, norm)
-                setattr(self, name, nn.Identity())
+        pairs = [(f"conv{i}", f"bn{i}") for i in (1, 2) if isinstance(getattr(self, f"bn{i}"), nn.BatchNorm3d)]
+        for conv_name, name in pairs:
+            conv, norm = getattr(self, conv_name), getattr(self, name)
+            if reason := why_not_foldable(conv, CausalConv3d, norm):
+                raise RuntimeError(f"{name} cannot be folded into {conv_name}: {reason}")
+        for conv_name, name in pairs:
+            fold(getattr(self, conv_name), getattr(self, name))
+            setattr(self, name, nn.Identity())
         return self
 
     def _residual(self, x: Tensor, state: BlockState | None) -> tuple[Tensor, BlockState]:
         """F(x) before its last normalization."""
         first, second = state or (None, None)
         u, first = self._enter(x, first)
-        v, second = self.conv2.stream(norm_relu(u, FusibleNorm(self.bn1), backend=self.backend), second)
+        v, second = _convolve(self.conv2, norm_relu(u, FusibleNorm(self.bn1), backend=self.backend), second)
         return v, (first, second)
 
     def _enter(self, x: Tensor, history: ConvState) -> tuple[Tensor, ConvState]:
         """The first convolution."""
-        return self.conv1.stream(x, history)
+        return _convolve(self.conv1, x, history)
 
     def _shortcut(self, x: Tensor) -> Tensor:
         return x if self.skip is None else self.skip(x)
@@ -143,4 +175,6 @@ class URB(R):
         return norm_add_relu_norm(v, norms[0], self._shortcut(x), norms[1], backend=self.backend), state
 
     def _enter(self, x: Tensor, history: ConvState) -> tuple[Tensor, ConvState]:
+        if why_not_plain(self.conv1, CausalConv3d):
+            return call_upsample_conv(self.conv1, _frames_before(self.conv1), x, history)
         return upsample_conv(x, self.conv1.weight, self.conv1.bias, history, backend=self.backend)

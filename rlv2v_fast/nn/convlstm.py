@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rlv2v_fast.nn.plain import register_plain, why_not_plain
 from rlv2v_fast.ops.backends import check_backend
-from rlv2v_fast.ops.convlstm import check_memory, convlstm
+from rlv2v_fast.ops.convlstm import call_convlstm, call_steps, check_memory, convlstm
 
 KernelSize = int | tuple[int, int]
 
@@ -28,6 +29,7 @@ def _positive(name: str, value: Any) -> int:
     return value
 
 
+@register_plain
 class ConvLSTMCell(nn.Module):
     """One ConvLSTM layer's weights, and one step of it.
 
@@ -99,6 +101,18 @@ class ConvLSTMCell(nn.Module):
         self, x: Tensor, h: Tensor | None = None, c: Tensor | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """All steps of x (B, T, C, H, W): output (B, T, K, H, W) and the last h and c (B, K, H, W)."""
+        if reason := self._why_not_fused():
+            return call_convlstm(
+                self.conv,
+                self.hidden_dim,
+                x,
+                h,
+                c,
+                peephole=self.peephole,
+                lengths=lengths,
+                backend=self.backend,
+                reason=reason,
+            )
         return convlstm(
             x,
             self.conv.weight,
@@ -113,10 +127,36 @@ class ConvLSTMCell(nn.Module):
             backend=self.backend,
         )
 
+    def _why_not_fused(self) -> str | None:
+        """Why self.conv must be called; None where its weight and bias say everything."""
+        if reason := why_not_plain(self.conv, nn.Conv2d):
+            return reason
+        conv = self.conv
+        same = conv.weight.shape[2] // 2, conv.weight.shape[3] // 2
+        options = conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode
+        if options != ((1, 1), same, (1, 1), 1, "zeros"):
+            return "the Conv2d's stride, padding, dilation, groups or padding_mode was changed"
+        return None
+
     def init_hidden(self, batch_size: int, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """A zero state (h, c), each (batch_size, K, H, W), on the device of the weights."""
         shape = (batch_size, self.hidden_dim, *image_size)
         return self.conv.weight.new_zeros(shape), self.conv.weight.new_zeros(shape)
+
+
+def _run(
+    cell: nn.Module, x: Tensor, h: Tensor | None, c: Tensor | None, lengths: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A layer of x (B, T, C, H, W): fused where cell is plain, else by calling it at every step."""
+    reason = why_not_plain(cell, ConvLSTMCell)
+    if reason is None:
+        assert isinstance(cell, ConvLSTMCell)
+        return cell.sequence(x, h, c, lengths)
+    if h is None or c is None:
+        zeros = cell.init_hidden(x.shape[0], tuple(x.shape[3:]))  # type: ignore[operator]
+        h, c = (zero if given is None else given for given, zero in zip((h, c), zeros, strict=True))
+    backend = getattr(cell, "backend", "auto")
+    return call_steps(cell, (h, c), x, lengths=lengths, backend=backend, reason=reason)
 
 
 class ConvLSTM(nn.Module):
@@ -231,10 +271,9 @@ class ConvLSTM(nn.Module):
         x = input_tensor if self.batch_first else input_tensor.transpose(0, 1)
         outputs: list[Tensor] = []
         states: list[list[Tensor]] = []
-        cell: Any
         for index, cell in enumerate(self.cell_list):
             start = hidden_state[index] if hidden_state is not None else (None, None)
-            x, h, c = cell.sequence(x, *start, lengths)
+            x, h, c = _run(cell, x, start[0], start[1], lengths)
             outputs.append(x)
             states.append([h, c])
             if self.dropout and index + 1 < self.num_layers:

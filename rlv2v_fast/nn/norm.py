@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from rlv2v_fast.nn.plain import register_plain, why_not_plain
 from rlv2v_fast.ops.bn import Norm, accumulation_dtype, identity, normalize
 from rlv2v_fast.ops.bn_sync import is_shared, norm_by, sync_statistics
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 NORMS = ("batch", "instance")
 
 
+@register_plain
 class FrameInstanceNorm(nn.Module):
     """Normalize each frame and channel of (B, C, T, H, W) over its own pixels, then scale and shift by channel.
 
@@ -34,6 +36,7 @@ class FrameInstanceNorm(nn.Module):
         return normalize(x, Norm(self.weight, self.bias, None, None, self.eps, per_frame=True))
 
 
+@register_plain
 class SyncBatchNorm(nn.BatchNorm3d):
     """nn.BatchNorm3d that in training mode takes its statistics over the batches of all processes of a group.
 
@@ -126,10 +129,10 @@ class FusibleNorm:
     def why_not(self, x: Tensor) -> str | None:
         """Why x must go through the module itself; None when it can be fused."""
         module = self.module
-        if type(module) not in (nn.BatchNorm3d, SyncBatchNorm, FrameInstanceNorm, nn.Identity):
-            return f"a {type(module).__name__} is none of the normalizations it knows"
-        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-            return "the normalization has hooks, which only calling it runs"
+        if reason := why_not_plain(module, nn.BatchNorm3d, SyncBatchNorm, FrameInstanceNorm, nn.Identity):
+            return reason
+        if isinstance(module, nn.BatchNorm3d) and (module.running_mean is None) != (module.running_var is None):
+            return "the normalization has only one of its running statistics"
         for tensor in (*module.parameters(), *module.buffers()):
             if tensor.is_floating_point() and tensor.dtype not in (x.dtype, accumulation_dtype(x.dtype)):
                 return f"the normalization is {tensor.dtype} and its input {x.dtype}"
@@ -147,8 +150,8 @@ class FusibleNorm:
         if isinstance(module, nn.Identity):
             return identity(x)
         assert isinstance(module, nn.BatchNorm3d)
-        weight = module.weight if module.affine else x.new_ones(channels)
-        bias = module.bias if module.affine else x.new_zeros(channels)
+        weight = x.new_ones(channels) if module.weight is None else module.weight
+        bias = x.new_zeros(channels) if module.bias is None else module.bias
         if not module.training and module.running_mean is not None:
             return Norm(weight, bias, module.running_mean, module.running_var, module.eps)
         if isinstance(module, SyncBatchNorm) and module.exchanges:
@@ -165,18 +168,21 @@ class FusibleNorm:
         Statistics that were exchanged take the place of these.
         """
         module = self.module
-        if not isinstance(module, nn.BatchNorm3d) or not module.training or module.running_mean is None:
+        if not isinstance(module, nn.BatchNorm3d) or not module.training or not module.track_running_stats:
             return
-        assert module.running_var is not None
-        assert module.num_batches_tracked is not None
-        module.num_batches_tracked.add_(1)
+        if module.num_batches_tracked is not None:
+            module.num_batches_tracked.add_(1)
+        if module.running_mean is None or module.running_var is None:
+            return
         dtype = module.running_mean.dtype
         # A tensor of the counter's reciprocal, which unlike a float does not have to be read here.
         share: float | Tensor
         if module.momentum is not None:
             share = module.momentum
-        else:
+        elif module.num_batches_tracked is not None:
             share = module.num_batches_tracked.to(dtype).reciprocal()
+        else:
+            share = 0.0
         unbias: float | Tensor
         if self._exchanged is not None:
             mean, var, total = (t.to(dtype) for t in self._exchanged)
@@ -190,22 +196,30 @@ class FusibleNorm:
         module.running_var.lerp_((var * unbias).to(dtype), share)
 
 
+def why_not_foldable(conv: nn.Module, kind: type[nn.Module], norm: nn.BatchNorm3d) -> str | None:
+    """Why fold(conv, norm) would change what the two compute, conv being of this kind; None where it would not."""
+    if reason := why_not_plain(conv, kind) or why_not_plain(norm, nn.BatchNorm3d, SyncBatchNorm):
+        return reason
+    if norm.training:
+        return "it is in training mode, in which it uses the statistics of the batch; call eval() first"
+    if norm.running_mean is None or norm.running_var is None:
+        return "it has no running statistics"
+    return None
+
+
 @torch.no_grad()
 def fold(conv: nn.Conv3d, norm: nn.BatchNorm3d) -> None:
     """Give conv the weight and bias with which it computes norm(conv(x)) by the running statistics.
 
-    Raises:
-        RuntimeError: norm is in training mode, in which it uses those of the batch.
+    The caller has asked why_not_foldable.
     """
-    if norm.training:
-        raise RuntimeError("only a normalization in eval mode folds into a convolution; call eval() first")
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.affine:
+    if norm.weight is not None:
         scale = scale * norm.weight.double()
     shift = -norm.running_mean.double() * scale
-    if norm.affine:
+    if norm.bias is not None:
         shift = shift + norm.bias.double()
     if conv.bias is not None:
         shift = shift + conv.bias.double() * scale

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from rlv2v_fast.ops.backends import choose
@@ -23,13 +24,16 @@ def _count(x: Tensor) -> int:
 
 
 # A fused operator costs more before it starts than PyTorch's own: with fewer numbers in x it was measured to be slower
-# (docs/performance.md). GPUs were not measured.
+# (docs/performance.md).
 _WORTHWHILE = 2**17
 
 
 def is_small(x: Tensor) -> bool:
-    """Whether PyTorch's own kernels were measured to be faster on tensors of this size."""
-    return x.device.type == "cpu" and x.numel() < _WORTHWHILE
+    """Whether PyTorch's own kernels were measured to be faster on tensors of this size.
+
+    Never while a compiler or exporter traces: the answer would bind the graph to sizes on its side of the rule.
+    """
+    return not torch.compiler.is_compiling() and x.device.type == "cpu" and x.numel() < _WORTHWHILE
 
 
 def _route(op: str, backend: str, x: Tensor, *norms: Normalization, skip: Tensor | None = None) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,6 +30,24 @@ def causal_conv3d(
     before = weight.shape[2] - 1
     padded = with_history(x, before, history)
     return _conv3d(padded, weight, bias), padded[:, :, padded.shape[2] - before :] if before else None
+
+
+def call_causal_conv3d(
+    convolve: Callable[[Tensor], Tensor], before: int, x: Tensor, history: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """causal_conv3d by a module that must be called, and knows no history.
+
+    Args:
+        convolve: from (B, C, T, H, W) to its causal convolution with zeros before, or what a user put in its place.
+        before: frames before x that the convolution sees, at least 1.
+        x: (B, C, T, H, W). history: (B, C, before, H, W); None is zeros.
+
+    Returns:
+        What convolve makes of x after its history, and the history of the frames after x.
+    """
+    padded = with_history(x, before, history)
+    y = convolve(x) if history is None else convolve(padded)[:, :, before:]
+    return y, padded[:, :, padded.shape[2] - before :]
 
 
 def check_causal_conv3d(x: Tensor, weight: Tensor, history: Tensor | None) -> None:

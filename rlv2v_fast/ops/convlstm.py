@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,7 +13,7 @@ from rlv2v_fast.ops.backends import choose, cpp_refusal
 from rlv2v_fast.ops.convlstm_gates import convlstm_gates
 from rlv2v_fast.ops.convlstm_triton import convlstm_sequence_triton, convolution_dtype, triton_refusal
 from rlv2v_fast.ops.register import Operator, Values
-from rlv2v_fast.reference.convlstm import convlstm_reference
+from rlv2v_fast.reference.convlstm import convlstm_gates_reference, convlstm_reference, run_steps
 from rlv2v_fast.reference.precision import accumulation_dtype
 
 MEMORY = ("fast", "low")
@@ -64,12 +66,72 @@ def convlstm(
     chosen = choose("convlstm", backend, refusals)
     if chosen == "cpp" and x.device.type == "cpu":
         return _sequence(x, weight, bias, h0, c0, exact, memory)
-    inputs = LayerInputs(x, weight, bias, *_initial_state(x, weight, h0, c0), peephole, lengths)
+    inputs = LayerInputs(x, weight, bias, *_initial_state(x, weight.shape[0] // 4, h0, c0), peephole, lengths)
     if chosen == "triton":
         return convlstm_sequence_triton(inputs, memory, cuda_graph=cuda_graph)
     if chosen == "reference":
         return convlstm_reference(*inputs)
     return _stepwise(inputs, chosen)
+
+
+def call_convlstm(
+    convolve: Callable[[Tensor], Tensor],
+    hidden: int,
+    x: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    *,
+    peephole: Tensor | None,
+    lengths: Tensor | None,
+    backend: str,
+    reason: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """convlstm by a convolution that must be called, step by step, because of `reason`.
+
+    Args:
+        convolve: from cat[x_t, h] (B, C+K, H, W) to the gates (B, 4K, H, W). hidden: K.
+        x, h0, c0, peephole, lengths, backend: as of convlstm.
+    """
+    check_sequence(x, lengths)
+    choose("convlstm", backend, {"triton": lambda: reason, "cpp": lambda: reason})
+
+    def step(frame: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        return convlstm_gates_reference(convolve(torch.cat([frame, h], dim=1)), c, peephole)
+
+    return run_steps(step, x, *_initial_state(x, hidden, h0, c0), lengths)
+
+
+def call_steps(
+    step: Callable[[Tensor, tuple[Tensor, Tensor]], tuple[Tensor, Tensor]],
+    initial: tuple[Tensor, Tensor],
+    x: Tensor,
+    *,
+    lengths: Tensor | None,
+    backend: str,
+    reason: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A layer by a cell that must be called, step by step, because of `reason`.
+
+    Args:
+        step: from x_t (B, C, H, W) and (h, c) to the next (h, c). initial: the first (h, c).
+        x, lengths, backend: as of convlstm.
+    """
+    check_sequence(x, lengths)
+    choose("convlstm", backend, {"triton": lambda: reason, "cpp": lambda: reason})
+    return run_steps(lambda frame, h, c: step(frame, (h, c)), x, *initial, lengths)
+
+
+def check_sequence(x: Tensor, lengths: Tensor | None) -> None:
+    """ValueError unless x is (B, T, C, H, W) with T >= 1, and lengths, if given, (B,) integers in [0, T]."""
+    if x.dim() != 5:
+        raise ValueError(f"x must have shape (B, T, C, H, W); got {tuple(x.shape)}")
+    batch, steps = x.shape[:2]
+    if steps < 1:
+        raise ValueError(f"x must hold at least one time step, T >= 1; got T={steps}")
+    if lengths is not None and lengths.device != x.device:
+        raise ValueError(f"lengths must be on the device of x, {x.device}; got {lengths.device}")
+    if lengths is not None:
+        _check_lengths(lengths, batch, steps)
 
 
 def check_memory(memory: str) -> str:
@@ -105,11 +167,8 @@ def _stepwise(inputs: LayerInputs, backend: str) -> tuple[Tensor, Tensor, Tensor
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, peephole: Tensor | None, lengths: Tensor | None) -> None:
-    if x.dim() != 5:
-        raise ValueError(f"x must have shape (B, T, C, H, W); got {tuple(x.shape)}")
-    batch, steps, channels = x.shape[:3]
-    if steps < 1:
-        raise ValueError(f"x must hold at least one time step, T >= 1; got T={steps}")
+    check_sequence(x, lengths)
+    channels = x.shape[2]
     if weight.dim() != 4 or weight.shape[0] % 4 or weight.shape[1] != channels + weight.shape[0] // 4:
         raise ValueError(
             f"weight must have shape (4K, C+K, kh, kw) with C={channels}, the channels of x; got {tuple(weight.shape)}"
@@ -121,13 +180,11 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, peephole: Tensor | No
         raise ValueError(f"bias must have shape ({4 * hidden},); got {tuple(bias.shape)}")
     if peephole is not None and peephole.shape != (3, hidden):
         raise ValueError(f"peephole must have shape (3, {hidden}); got {tuple(peephole.shape)}")
-    for name, tensor in (("weight", weight), ("bias", bias), ("peephole", peephole), ("lengths", lengths)):
+    for name, tensor in (("weight", weight), ("bias", bias), ("peephole", peephole)):
         if tensor is not None and tensor.device != x.device:
             raise ValueError(f"{name} must be on the device of x, {x.device}; got {tensor.device}")
-        if tensor is not None and name != "lengths" and tensor.dtype != x.dtype and not _autocasting(x):
+        if tensor is not None and tensor.dtype != x.dtype and not _autocasting(x):
             raise ValueError(f"{name} must have the dtype of x, {x.dtype}; got {tensor.dtype}")
-    if lengths is not None:
-        _check_lengths(lengths, batch, steps)
 
 
 def _check_lengths(lengths: Tensor, batch: int, steps: int) -> None:
@@ -154,8 +211,8 @@ def _check_state(x: Tensor, weight: Tensor, h0: Tensor | None, c0: Tensor | None
             raise ValueError(f"{name} must be on the device of x, {x.device}; got {state.device}")
 
 
-def _initial_state(x: Tensor, weight: Tensor, h0: Tensor | None, c0: Tensor | None) -> tuple[Tensor, Tensor]:
-    shape = (x.shape[0], weight.shape[0] // 4, *x.shape[3:])
+def _initial_state(x: Tensor, hidden: int, h0: Tensor | None, c0: Tensor | None) -> tuple[Tensor, Tensor]:
+    shape = (x.shape[0], hidden, *x.shape[3:])
     dtype = convolution_dtype(x)
     h = x.new_zeros(shape, dtype=dtype) if h0 is None else h0.to(dtype)
     c = x.new_zeros(shape, dtype=accumulation_dtype(dtype)) if c0 is None else c0.to(accumulation_dtype(dtype))
@@ -199,7 +256,7 @@ def _fake_bwd(v: Values) -> tuple[Tensor, ...]:
 
 
 def _formula(v: Values) -> tuple[Tensor, Tensor, Tensor]:
-    return convlstm_reference(v.x, v.weight, v.bias, *_initial_state(v.x, v.weight, v.h0, v.c0))
+    return convlstm_reference(v.x, v.weight, v.bias, *_initial_state(v.x, v.weight.shape[0] // 4, v.h0, v.c0))
 
 
 def _backward(v: Values) -> dict[str, Tensor]:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
-from torch import Tensor
 from torch.autograd import forward_ad
 
 
-def is_differentiated(arguments: Sequence[Any]) -> bool:
-    """Whether somebody may ask for a derivative of a call: autograd, forward mode or a transform of torch.func."""
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-        return True
-    return torch.is_grad_enabled() and any(v.requires_grad for v in arguments if isinstance(v, Tensor))
+def is_transformed() -> bool:
+    """Whether a transform of torch.func or forward mode is active, of which torch.library's autograd knows nothing."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def is_mapped() -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rlv2v_fast.ops.backends import check_backend
-from rlv2v_fast.ops.causal_conv3d import causal_conv3d, check_causal_conv3d
+from rlv2v_fast.ops.causal_conv3d import call_causal_conv3d, causal_conv3d, check_causal_conv3d
 from rlv2v_fast.reference.blocks import upsample_reference, with_history
 
 # From these sizes on the transposed convolution was faster (docs/performance.md): numbers of x times output channels,
@@ -58,11 +60,21 @@ def upsample_conv(
     return y, padded[:, :, padded.shape[2] - 2 :]
 
 
+def call_upsample_conv(
+    convolve: Callable[[Tensor], Tensor], before: int, x: Tensor, history: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """upsample_conv by a module that must be called; arguments as of call_causal_conv3d."""
+    return call_causal_conv3d(lambda x: convolve(upsample_reference(x)), before, x, history)
+
+
 def is_worthwhile(x: Tensor, weight: Tensor) -> bool:
     """Whether the transposed convolution is as exact, and was measured to be faster, for such an input and kernel."""
     dtypes = (torch.float32, torch.bfloat16) if _BFLOAT16_IS_EXACT else (torch.float32,)
     if x.device.type != "cpu" or x.dtype not in dtypes:
         return False
+    # A traced graph serves all sizes, so that no rule by size may be in it.
+    if torch.compiler.is_compiling():
+        return True
     return x.numel() * weight.shape[0] >= _WORTHWHILE and x.numel() >= _PIXELS * x.shape[1]
 
 

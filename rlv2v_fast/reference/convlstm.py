@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -55,11 +57,29 @@ def convlstm_reference(
         output (B, T, K, H, W), and the last h and c, each (B, K, H, W).
     """
     padding = (weight.shape[2] // 2, weight.shape[3] // 2)
+
+    def step(frame: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        gates = F.conv2d(torch.cat([frame, h], dim=1), weight, bias, padding=padding)
+        return convlstm_gates_reference(gates, c, peephole)
+
+    return run_steps(step, x, h0, c0, lengths)
+
+
+def run_steps(
+    step: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    lengths: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A recurrent layer over a sequence: (h, c) = step(x_t, h, c) from h0 and c0 on.
+
+    Arguments but step, and results, as of convlstm_reference.
+    """
     h, c = h0, c0
     outputs = []
     for t, frame in enumerate(x.unbind(1)):
-        gates = F.conv2d(torch.cat([frame, h], dim=1), weight, bias, padding=padding)
-        h_next, c_next = convlstm_gates_reference(gates, c, peephole)
+        h_next, c_next = step(frame, h, c)
         if lengths is None:
             h, c = h_next, c_next
             outputs.append(h)

@@ -192,12 +192,12 @@ def test_a_norm_that_cannot_be_fused_is_called():
     block = R(2, 3).double()
     seen = []
     block.bn1.register_forward_hook(lambda module, arguments, output: seen.append(output.shape))
-    with pytest.warns(BackendFallbackWarning, match="the normalization has hooks"):
+    with pytest.warns(BackendFallbackWarning, match="the BatchNorm3d has hooks"):
         block(torch.randn(1, 2, 2, 4, 4).double())
     assert seen == [(1, 3, 2, 4, 4)]
     block = R(2, 3, backend="cpp")
     block.bn2 = torch.nn.GroupNorm(1, 3)
-    with pytest.raises(RuntimeError, match="a GroupNorm is none of the normalizations it knows"):
+    with pytest.raises(RuntimeError, match="a GroupNorm is no plain BatchNorm3d"):
         block(torch.randn(1, 2, 2, 4, 4))
 
 
@@ -226,7 +226,7 @@ def test_fuse_changes_outputs_by_rounding_only(kind, backend, norm):
 
 
 def test_fuse_refuses_batch_statistics():
-    with pytest.raises(RuntimeError, match="only a normalization in eval mode folds into a convolution"):
+    with pytest.raises(RuntimeError, match="bn1 cannot be folded into conv1: it is in training mode"):
         R(2, 3).fuse()
     assert R(2, 3, norm="instance").fuse() is not None
 
@@ -269,3 +269,16 @@ def test_a_float32_skip_under_autocast_runs_the_reference(kind, monkeypatch):
         pytest.warns(BackendFallbackWarning, match="the skip is torch.float32"),
     ):
         block(torch.randn(2, 8, 2, 8, 8, device="cuda"))
+
+
+@needs_cpp
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_exported_with_dynamic_sizes_it_runs_at_every_size(kind, monkeypatch):
+    monkeypatch.undo()  # the rule by size as users have it
+    block = kind(3, 8).eval()
+    batch, steps = torch.export.Dim("batch"), torch.export.Dim("steps")
+    sizes = {0: batch, 2: steps}
+    program = torch.export.export(block, (torch.randn(2, 3, 2, 8, 8),), dynamic_shapes=(sizes,)).module()
+    for shape in ((2, 3, 3, 8, 8), (64, 3, 8, 8, 8)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(program(x), block(x), rtol=1e-4, atol=1e-5)

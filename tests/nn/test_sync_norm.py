@@ -183,7 +183,7 @@ def test_pytorchs_own_runs_inside_the_blocks_through_the_module(kind, training):
     theirs = nn.SyncBatchNorm.convert_sync_batchnorm(theirs)
     x = torch.randn(2, 2, 2, 4, 6).double()
     backends._warned.clear()
-    with pytest.warns(BackendFallbackWarning, match="a SyncBatchNorm is none"):
+    with pytest.warns(BackendFallbackWarning, match="a SyncBatchNorm is no plain BatchNorm3d"):
         found = theirs(x)
     torch.testing.assert_close(found, plain(x))
     torch.testing.assert_close(theirs.state_dict(), plain.state_dict())
