@@ -13,17 +13,18 @@ PACKAGE = ROOT / "rlv2v_fast"
 # What each layer may import of the package.
 ALLOWED = {
     "errors": set(),
+    "domains": set(),
     "extension": set(),
     "kernels": {"kernels"},
     "reference": {"reference"},
     "ops": {"ops", "reference", "kernels", "extension", "rlv2v_fast"},
     "nn": {"nn", "ops"},
-    "models": {"models", "nn", "errors"},
+    "models": {"models", "nn", "domains", "errors"},
     "losses": {"losses"},
     "metrics": {"metrics", "errors"},
     "data": {"data", "errors"},
-    "rl": {"rl", "losses"},
-    "train": {"train", "models", "nn", "losses", "rl", "data", "metrics", "errors"},
+    "rl": {"rl", "losses", "domains"},
+    "train": {"train", "models", "nn", "losses", "rl", "data", "metrics", "domains", "errors"},
     "cli": {"train", "models", "ops", "data", "metrics", "errors"},
 }
 # Third-party packages only some layers may see.

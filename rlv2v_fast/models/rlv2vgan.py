@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from rlv2v_fast.domains import DIRECTIONS, DOMAINS
 from rlv2v_fast.errors import InputError
 from rlv2v_fast.models.discriminator import Discriminator
 from rlv2v_fast.models.generator import OUTPUTS, START, STRIDE, Generator
@@ -23,10 +24,6 @@ from rlv2v_fast.models.q_network import QEnsemble, QNetwork
 from rlv2v_fast.nn.average import soft_update
 from rlv2v_fast.nn.norm import NORMS
 
-DOMAINS = ("x", "y")
-OTHER = {"x": "y", "y": "x"}
-# direction -> domain of the output, which names its generator.
-DIRECTIONS = {"x2y": "y", "y2x": "x"}
 # The networks of Figure 5, and the small ones for few videos.
 GENERATORS: dict[str, type[nn.Module]] = {"unet": Generator, "local": LocalGenerator}
 DISCRIMINATORS: dict[str, type[nn.Module]] = {"pooling": Discriminator, "patch": PatchDiscriminator}

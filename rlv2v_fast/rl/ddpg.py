@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from rlv2v_fast.domains import DOMAINS
 from rlv2v_fast.rl.replay import Transitions
-from rlv2v_fast.rl.rollout import DOMAINS, Policy
+from rlv2v_fast.rl.rollout import Policy
 
 Critic = Callable[[Tensor, Tensor, Tensor], Tensor]
 

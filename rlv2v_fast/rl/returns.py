@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlv2v_fast.domains import DOMAINS
 from rlv2v_fast.rl.replay import Transitions
-from rlv2v_fast.rl.rollout import DOMAINS
 
 # Both remember some twenty rollouts.
 _DECAY, _LEAST_DEVIATION = 0.95, 1e-3

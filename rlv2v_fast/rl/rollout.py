@@ -12,12 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rlv2v_fast.domains import DOMAINS, OTHER
 from rlv2v_fast.losses.adversarial import fooling_loss
 from rlv2v_fast.rl.replay import Transitions
 
 Network = Callable[[Tensor], Tensor]
-DOMAINS = ("x", "y")
-OTHER = {"x": "y", "y": "x"}
 BLACK = -1.0
 
 

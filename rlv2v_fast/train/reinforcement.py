@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlv2v_fast.domains import DOMAINS
 from rlv2v_fast.models.q_network import q_members
-from rlv2v_fast.models.rlv2vgan import DOMAINS, RLV2VGAN
+from rlv2v_fast.models.rlv2vgan import RLV2VGAN
 from rlv2v_fast.nn.average import soft_update
 from rlv2v_fast.nn.norm import evaluating
 from rlv2v_fast.rl.ddpg import (

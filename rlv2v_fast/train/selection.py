@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from rlv2v_fast.domains import DIRECTIONS, DOMAINS, OTHER
 from rlv2v_fast.metrics.patches import patch_distance
-from rlv2v_fast.models.rlv2vgan import DIRECTIONS, DOMAINS, OTHER, RLV2VGAN
+from rlv2v_fast.models.rlv2vgan import RLV2VGAN
 from rlv2v_fast.train.checkpoint import best_distance, save_best
 from rlv2v_fast.train.config import TrainConfig
 

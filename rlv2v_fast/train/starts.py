@@ -11,8 +11,9 @@ import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from rlv2v_fast.domains import DIRECTIONS
 from rlv2v_fast.errors import TrainingDivergedError
-from rlv2v_fast.models.rlv2vgan import DIRECTIONS, RLV2VGAN
+from rlv2v_fast.models.rlv2vgan import RLV2VGAN
 from rlv2v_fast.train.config import RLConfig, TrainConfig
 from rlv2v_fast.train.selection import judged_clips, translation_distance
 

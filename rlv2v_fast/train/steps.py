@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlv2v_fast.domains import DOMAINS, OTHER
 from rlv2v_fast.losses.adversarial import r1_penalty
 from rlv2v_fast.losses.augment import diff_augment
 from rlv2v_fast.losses.contrast import contrast_loss
@@ -25,7 +26,6 @@ from rlv2v_fast.losses.video import (
     video_fooling_loss,
 )
 from rlv2v_fast.models.discriminator import Verdict
-from rlv2v_fast.models.rlv2vgan import DOMAINS, OTHER
 from rlv2v_fast.train.config import LossConfig
 
 Losses = dict[str, Tensor]

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from tqdm import tqdm
 
+from rlv2v_fast.domains import DOMAINS
 from rlv2v_fast.errors import InputError, TrainingDivergedError
-from rlv2v_fast.models.rlv2vgan import DOMAINS, RLV2VGAN, ModelConfig
+from rlv2v_fast.models.rlv2vgan import RLV2VGAN, ModelConfig
 from rlv2v_fast.nn.norm import SyncBatchNorm, evaluating
 from rlv2v_fast.rl.replay import Transitions
 from rlv2v_fast.train import distributed
