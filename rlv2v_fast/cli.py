@@ -102,7 +102,7 @@ def _train(config: TrainConfig, source: Path, target: Path, run: Path, *, resume
     from rlv2v_fast.data.clips import Domain
     from rlv2v_fast.train.checkpoint import model_folder, step_of
     from rlv2v_fast.train.distributed import rank
-    from rlv2v_fast.train.trainer import fit
+    from rlv2v_fast.train.run import fit
 
     talks = rank() == 0
     progress = talks and not config.quiet

@@ -20,8 +20,8 @@ from rlv2v_fast.data.clips import Domain
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN
 from rlv2v_fast.train.config import TrainConfig, resolve
 from rlv2v_fast.train.selection import is_judged, judged_clips, translation_distance
-from rlv2v_fast.train.starts import STARTED, start_configs
-from rlv2v_fast.train.trainer import Trainer, started
+from rlv2v_fast.train.starts import STARTED, start_configs, started
+from rlv2v_fast.train.trainer import Trainer
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.monotonic, "cpu": time.process_time}
 # Shares of the run after which the unpaired score is asked; before the first of them nothing is worth keeping.

@@ -22,7 +22,7 @@ from rlv2v_fast.metrics.frame import psnr, ssim
 from rlv2v_fast.metrics.video import temporal_error
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN
 from rlv2v_fast.train.config import load_config, resolve
-from rlv2v_fast.train.trainer import fit
+from rlv2v_fast.train.run import fit
 
 SOURCE_CLIPS, TARGET_CLIPS = 200, 40
 # Scenes are drawn from seeds; training uses lists that start with the run's seed, so these are never trained on.

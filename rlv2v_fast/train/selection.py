@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,9 +16,8 @@ from rlv2v_fast.metrics.patches import patch_distance
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN
 from rlv2v_fast.train.checkpoint import best_distance, save_best
 from rlv2v_fast.train.config import TrainConfig
-
-if TYPE_CHECKING:
-    from rlv2v_fast.train.trainer import ClipSource, Trainer
+from rlv2v_fast.train.protocols import ClipSource
+from rlv2v_fast.train.trainer import Trainer
 
 # Clips of each domain that judge a model: many, for which scenes they show moves the distance more than a better model.
 _CLIPS = 32

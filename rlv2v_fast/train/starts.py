@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
 
 from rlv2v_fast.domains import DIRECTIONS
 from rlv2v_fast.errors import TrainingDivergedError
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN
 from rlv2v_fast.train.config import RLConfig, TrainConfig
+from rlv2v_fast.train.protocols import ClipSource
 from rlv2v_fast.train.selection import judged_clips, translation_distance
-
-if TYPE_CHECKING:
-    from rlv2v_fast.train.trainer import Trainer
+from rlv2v_fast.train.trainer import Trainer
 
 # Parts of the model that a start is chosen for.
 STARTED = ("generators", "generators_ema", "discriminators")
@@ -49,6 +47,24 @@ def start_configs(config: TrainConfig) -> list[TrainConfig]:
         select_every=None,
     )
     return [dataclasses.replace(start, seed=config.seed + index * _SEED_STEP) for index in range(config.starts)]
+
+
+def started(
+    config: TrainConfig, domains: Mapping[str, ClipSource], is_over: Callable[[], bool] = lambda: False
+) -> tuple[Trainer, dict[str, list[float]]]:
+    """A trainer before its first step; where config.starts asks for several, one that goes on from the best of them.
+
+    Args:
+        is_over: asked after each iteration of a start; once true, no more of them are trained.
+
+    Returns:
+        The trainer, and for each direction the patch distance of every start, less being better; none without starts.
+    """
+    trainer = Trainer(config, domains)
+    if config.starts == 1:
+        return trainer, {}
+    rivals = (Trainer(start, domains) for start in start_configs(config))
+    return trainer, adopt_best_start(trainer, rivals, is_over)
 
 
 def adopt_best_start(

@@ -23,8 +23,9 @@ from rlv2v_fast.rl.ddpg import by_domain
 from rlv2v_fast.rl.rollout import step_reward
 from rlv2v_fast.train.checkpoint import best_distance, model_folder
 from rlv2v_fast.train.config import TrainConfig, load_config, resolve
+from rlv2v_fast.train.run import fit
 from rlv2v_fast.train.starts import start_configs
-from rlv2v_fast.train.trainer import Trainer, fit
+from rlv2v_fast.train.trainer import Trainer
 
 TINY = {"frames": 2, "window": 2, "size": 16, "network__width": 2, "device": "cpu", "precision": "fp32"}
 

@@ -15,7 +15,8 @@ from rlv2v_fast.data.synthetic import figure1_clips
 from rlv2v_fast.errors import InputError
 from rlv2v_fast.train import distributed
 from rlv2v_fast.train.config import LossConfig, NetworkConfig, RLConfig, TrainConfig, resolve
-from rlv2v_fast.train.trainer import Trainer, fit
+from rlv2v_fast.train.run import fit
+from rlv2v_fast.train.trainer import Trainer
 
 SIZE, FRAMES = 16, 3
 

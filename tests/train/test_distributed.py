@@ -14,7 +14,7 @@ from rlv2v_fast.data.synthetic import write_figure1
 from rlv2v_fast.errors import InputError
 from rlv2v_fast.train import distributed
 from rlv2v_fast.train.checkpoint import checkpoints
-from rlv2v_fast.train.trainer import fit
+from rlv2v_fast.train.run import fit
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 ROOT = WORKER.parents[2]

@@ -7,7 +7,8 @@ import torch
 
 from rlv2v_fast.models.q_network import q_members
 from rlv2v_fast.rl.ddpg import by_domain
-from rlv2v_fast.train.trainer import Trainer, started
+from rlv2v_fast.train.starts import started
+from rlv2v_fast.train.trainer import Trainer
 
 
 def trainer_with(config, domains, **rl):

@@ -8,8 +8,9 @@ from rlv2v_fast.metrics.patches import patch_distance
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN
 from rlv2v_fast.train import selection
 from rlv2v_fast.train.checkpoint import best_distance, checkpoints, model_folder
+from rlv2v_fast.train.run import fit
 from rlv2v_fast.train.selection import is_judged, judged_clips, translation_distance
-from rlv2v_fast.train.trainer import Trainer, fit
+from rlv2v_fast.train.trainer import Trainer
 
 
 def selecting(config, **values):

@@ -8,9 +8,10 @@ import torch
 from rlv2v_fast.errors import TrainingDivergedError
 from rlv2v_fast.train.checkpoint import checkpoints
 from rlv2v_fast.train.config import LossConfig, NetworkConfig, RLConfig
+from rlv2v_fast.train.run import fit
 from rlv2v_fast.train.selection import judged_clips, translation_distance
-from rlv2v_fast.train.starts import start_configs
-from rlv2v_fast.train.trainer import Trainer, fit, started
+from rlv2v_fast.train.starts import start_configs, started
+from rlv2v_fast.train.trainer import Trainer
 
 
 def several(config):
@@ -106,7 +107,7 @@ def test_a_start_that_diverges_is_out_of_the_race(config, domains, monkeypatch):
     config = several(config)
     bad, good = (start.seed for start in start_configs(config))
     diverging(monkeypatch, {bad})
-    monkeypatch.setattr("rlv2v_fast.train.trainer._iterate", lambda *_: None)
+    monkeypatch.setattr("rlv2v_fast.train.run._iterate", lambda *_: None)
     fit(config, domains)
     told = json.loads((config.out / "starts.json").read_text())
     assert [d is None for d in told["x2y"]] == [True, False]

@@ -1,41 +1,18 @@
 import dataclasses
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from rlv2v_fast.data.clips import Domain
-from rlv2v_fast.data.synthetic import figure1_clips
-from rlv2v_fast.errors import InputError
 from rlv2v_fast.losses.contrast import contrast_loss
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN, ModelConfig
-from rlv2v_fast.train.checkpoint import checkpoints, save_best
-from rlv2v_fast.train.config import LossConfig, NetworkConfig
+from rlv2v_fast.train.config import LossConfig
+from rlv2v_fast.train.run import fit
 from rlv2v_fast.train.steps import policy_losses, translate_both
-from rlv2v_fast.train.trainer import Trainer, TrainingDivergedError, decay_share, fit
-
-
-def without_rl(config):
-    return dataclasses.replace(config, rl=dataclasses.replace(config.rl, weight=0.0))
-
-
-def weights(trainer):
-    return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
-
-
-def assert_same(a, b):
-    assert a.keys() == b.keys()
-    for name in a:
-        assert torch.equal(a[name], b[name]), name
+from rlv2v_fast.train.trainer import Trainer, decay_share
+from tests.train.helpers import assert_same, small, weights, without_rl
 
 
 def recycle_gan_step(model, optimizers, real, lambdas):
@@ -180,138 +157,6 @@ def test_only_the_network_being_trained_updates_its_batch_statistics(config, dom
     assert counts("generators_ema") == {4}  # copied
 
 
-REMEDIES = {
-    "target": "monte_carlo",
-    "normalize": True,
-    "baseline": True,
-    "critics": 2,
-    "critic_steps": 2,
-    "first_step": 1,
-}
-
-
-@pytest.mark.parametrize("rl", [{}, REMEDIES, {"smoothing": 0.2, "critics": 2}])
-def test_resuming_is_bit_identical_to_never_stopping(config, domains, rl):
-    config = dataclasses.replace(config, rl=dataclasses.replace(config.rl, **rl))
-    straight = fit(dataclasses.replace(config, steps=6, out=config.out.with_name("straight")), domains)
-    fit(dataclasses.replace(config, steps=3), domains)
-    resumed = fit(dataclasses.replace(config, steps=6), domains, resume=True)
-    assert resumed.step == straight.step == 6
-    assert_same(weights(straight), weights(resumed))
-    a, b = straight.reinforcement, resumed.reinforcement
-    assert_same(a.targets.state_dict(), b.targets.state_dict())
-    assert_same(*({k: torch.as_tensor(v) for k, v in r.buffer.state_dict().items()} for r in (a, b)))
-    assert torch.equal(a.returns.mean, b.returns.mean)
-    assert a.returns.scale == b.returns.scale
-
-
-def test_metrics_hold_one_row_a_step_also_after_resuming_over_rows_of_a_killed_run(config, domains):
-    fit(dataclasses.replace(config, steps=3), domains)
-    metrics = config.out / "metrics.jsonl"
-    metrics.write_text(metrics.read_text() + '{"step": 4, "lost": true}\n')
-    fit(dataclasses.replace(config, steps=5), domains, resume=True)
-    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
-    assert not any("lost" in row for row in rows)
-    assert {"seconds", "discriminator_x", "adversarial_y", "recurrent_x", "recycle_y", "video_x"} <= rows[0].keys()
-
-
-def test_a_run_leaves_checkpoints_a_preview_and_its_config(config, domains):
-    fit(dataclasses.replace(config, steps=7, keep=2), domains)
-    assert [p.name for p in checkpoints(config.out)] == ["step_00000006", "step_00000007"]
-    assert sorted(p.name for p in (config.out / "previews").iterdir()) == ["step_00000004.png", "step_00000007.png"]
-    assert (config.out / "config.yaml").is_file()
-    assert not list((config.out / "checkpoints").glob(".*"))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"size": 24}, "size cannot change when resuming: the run has 16; got 24"),
-        ({"frames": 3}, "frames cannot change when resuming: the run has 4; got 3"),
-        ({"seed": 9}, "seed cannot change"),
-        ({"loss": LossConfig(recycle=5.0)}, "loss.recycle cannot change when resuming: the run has 0.1; got 5.0"),
-    ],
-)
-def test_resuming_refuses_what_would_change_the_run_and_names_it(config, domains, change, message):
-    fit(dataclasses.replace(config, steps=2), domains)
-    before = (config.out / "config.yaml").read_text()
-    with pytest.raises(InputError, match=message):
-        fit(dataclasses.replace(config, **change), domains, resume=True)
-    assert (config.out / "config.yaml").read_text() == before
-    assert len(checkpoints(config.out)) == 1
-
-
-def test_resuming_may_change_intervals_and_length(config, domains):
-    fit(dataclasses.replace(config, steps=2), domains)
-    changed = dataclasses.replace(config, steps=3, checkpoint_every=1, keep=1, preview_every=1)
-    assert fit(changed, domains, resume=True).step == 3
-
-
-def test_resuming_on_other_videos_is_refused(config, domains):
-    fit(dataclasses.replace(config, steps=2), domains)
-    clips = figure1_clips("target", 3, 8, 16, seed=2)
-    other = {**domains, "y": Domain.from_arrays(clips, frames=config.frames, size=config.size)}
-    with pytest.raises(InputError, match="target holds other videos"):
-        fit(config, other, resume=True)
-
-
-def test_a_run_is_not_overwritten_nor_resumed_from_nothing(config, domains):
-    with pytest.raises(InputError, match="holds no checkpoint to resume from"):
-        fit(config, domains, resume=True)
-    fit(dataclasses.replace(config, steps=2), domains)
-    with pytest.raises(InputError, match="already holds a run; pass --resume"):
-        fit(config, domains)
-
-
-def test_the_best_model_of_a_run_without_a_checkpoint_is_not_taken_for_a_new_runs(config, domains):
-    save_best(config.out, 3, RLV2VGAN(ModelConfig(width=1, critics=False)), 0.5)
-    with pytest.raises(InputError, match="already holds the best model of a run; remove it, or pass another folder"):
-        fit(config, domains)
-
-
-def test_what_killed_processes_left_unfinished_is_gone_after_the_next_run(config, domains):
-    (config.out / "checkpoints" / ".step_00000002.1a2b").mkdir(parents=True)
-    fit(config, domains)
-    assert sorted(p.name for p in (config.out / "checkpoints").iterdir()) == ["step_00000002", "step_00000004"]
-
-
-def test_tensorboard_is_missed_before_anything_is_trained(config, domains, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    monkeypatch.setattr(Trainer, "iterate", None)
-    with pytest.raises(InputError, match="tensorboard needs the extra"):
-        fit(dataclasses.replace(config, tensorboard=True, starts=2), domains)
-
-
-def test_an_output_that_cannot_be_written_is_named(config, domains, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"out '.*file/run' cannot be written"):
-        fit(dataclasses.replace(config, out=tmp_path / "file" / "run"), domains)
-
-
-def test_divergence_stops_names_the_loss_and_keeps_the_last_checkpoint(config, domains):
-    class Poisoned:
-        """Clips that hold a NaN from the third draw on."""
-
-        draws = 0
-
-        def batch(self, generator, size):
-            clips = domains["x"].batch(generator, size)
-            Poisoned.draws += 1
-            return clips if Poisoned.draws < 3 else clips * float("nan")
-
-        def fingerprint(self):
-            return domains["x"].fingerprint()
-
-    with pytest.raises(
-        TrainingDivergedError, match=r"training diverged: \w+ is nan at step 3; the last good checkpoint is .*02"
-    ):
-        fit(config, {**domains, "x": Poisoned()})
-    kept = checkpoints(config.out)
-    assert [p.name for p in kept] == ["step_00000002"]
-    assert all(t.isfinite().all() for t in RLV2VGAN.from_pretrained(kept[0]).state_dict().values())
-
-
 @pytest.mark.parametrize(
     "loss",
     [
@@ -351,17 +196,6 @@ def test_bf16_and_instance_norm_train(config, domains):
     for _ in range(3):
         trainer.iterate()
     assert all(t.dtype == torch.float32 for t in trainer.model.state_dict().values() if t.is_floating_point())
-
-
-def small(config):
-    """A run with the networks, losses and schedules for few videos."""
-    return dataclasses.replace(
-        without_rl(config),
-        window=2,
-        network=NetworkConfig(width=4, generator="local", discriminator="patch"),
-        loss=LossConfig(recurrent=0, recycle=0, video=0, cycle=1, cycle_from=0.5),
-        optim=dataclasses.replace(config.optim, decay=True, lr_discriminator=1e-3),
-    )
 
 
 def test_networks_for_few_videos_train_in_bf16_with_all_losses_of_the_paper_and_its_reinforcement(config, domains):
@@ -435,55 +269,3 @@ def test_compiled_training_follows_eager_training(config, domains, monkeypatch):
         assert a[name] == pytest.approx(b[name], rel=1e-3), name
     # Generators and predictors: to be trained or not, on clips or what a network made of them; discriminators: two.
     assert graphs.frame_count <= 8
-
-
-SCRIPT = """
-import pathlib, sys
-from rlv2v_fast.data.clips import Domain
-from rlv2v_fast.data.synthetic import figure1_clips
-from rlv2v_fast.train.config import NetworkConfig, RLConfig, TrainConfig, resolve
-from rlv2v_fast.train.trainer import fit
-
-out, steps, resume = pathlib.Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "resume"
-config = resolve(TrainConfig(out=out, size=16, frames=4, quiet=True, device="cpu", steps=steps, checkpoint_every=5,
-                             network=NetworkConfig(width=2),
-                             rl=RLConfig(weight=0.1, rollout_every=2, critic_warmup=1, capacity=40)))
-clips = lambda kind: Domain.from_arrays(figure1_clips(kind, 2, 8, 16), frames=4, size=16)
-try:
-    fit(config, {"x": clips("source"), "y": clips("target")}, resume=resume)
-except KeyboardInterrupt:
-    raise SystemExit(130)
-"""
-
-
-def start(run, steps, mode="fresh"):
-    """A training process in folder run."""
-    command = [sys.executable, "-c", SCRIPT, str(run), str(steps), mode]
-    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
-
-
-def wait_for_rows(process, run, count):
-    metrics = run / "metrics.jsonl"
-    while not (metrics.exists() and metrics.read_text().count("\n") >= count):
-        assert process.poll() is None
-        time.sleep(0.05)
-
-
-def test_the_first_interrupt_saves_and_stops(tmp_path):
-    process = start(tmp_path / "run", 10**6)
-    wait_for_rows(process, tmp_path / "run", 2)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
-    rows = (tmp_path / "run" / "metrics.jsonl").read_text().count("\n")
-    assert int(checkpoints(tmp_path / "run")[-1].name.split("_")[1]) == rows
-
-
-def test_a_run_killed_outright_resumes_to_the_weights_it_would_have_had(tmp_path):
-    straight, killed = start(tmp_path / "straight", 20), start(tmp_path / "killed", 20)
-    wait_for_rows(killed, tmp_path / "killed", 12)
-    killed.kill()
-    killed.wait(60)
-    assert checkpoints(tmp_path / "killed")[-1].name < "step_00000020"
-    assert start(tmp_path / "killed", 20, "resume").wait(120) == straight.wait(120) == 0
-    a, b = (load_file(checkpoints(tmp_path / name)[-1] / "model.safetensors") for name in ("straight", "killed"))
-    assert_same(a, b)

@@ -1,0 +1,160 @@
+"""A run from its folder to its last checkpoint: starts, progress, what is written, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from torch import Tensor
+from tqdm import tqdm
+
+from rlv2v_fast.errors import InputError, TrainingDivergedError
+from rlv2v_fast.train import distributed
+from rlv2v_fast.train.checkpoint import best_distance, checkpoints, remove_unfinished, step_of
+from rlv2v_fast.train.config import TrainConfig, save_config
+from rlv2v_fast.train.logging import RunLog, summary_writer
+from rlv2v_fast.train.protocols import ClipSource
+from rlv2v_fast.train.selection import is_judged, judged_clips, keep_if_best
+from rlv2v_fast.train.starts import started
+from rlv2v_fast.train.trainer import Trainer
+
+
+def fit(config: TrainConfig, domains: Mapping[str, ClipSource], *, resume: bool = False) -> Trainer:
+    """Run or continue the training that config describes, in config.out.
+
+    Raises:
+        InputError: the folder cannot be used, or the run cannot be resumed as asked.
+        TrainingDivergedError: a loss is NaN or infinite; the last checkpoint stays.
+        KeyboardInterrupt: after Ctrl-C, once the iteration has ended and been saved; in starts nothing is saved.
+    """
+    assert config.out is not None
+    run = config.out
+    saved = distributed.from_first(lambda: _prepare(config, run, resume))
+    deadline = time.monotonic() + 60 * (config.max_minutes or math.inf)
+    with _interruptible() as interrupted:
+
+        def is_over() -> bool:
+            # Process 0 has the clock, and whoever is interrupted stops all.
+            return distributed.any_true(interrupted() or (distributed.rank() == 0 and time.monotonic() >= deadline))
+
+        if saved is not None:
+            trainer = Trainer(config, domains)
+            trainer.load(saved)
+        else:
+            trainer = _start(config, domains, run, is_over)
+            if distributed.any_true(interrupted()):
+                raise KeyboardInterrupt
+        _iterate(trainer, run, is_over)
+        if saved is None or trainer.step > step_of(saved):
+            trainer.save(run)
+        if distributed.any_true(interrupted()):
+            raise KeyboardInterrupt
+    return trainer
+
+
+def _iterate(trainer: Trainer, run: Path, is_over: Callable[[], bool]) -> None:
+    """Train up to the last step, or until it is over, recording every step."""
+    config = trainer.config
+    log = _open_log(config, run, trainer.step) if distributed.rank() == 0 else None
+    judged = judged_clips(trainer.domains) if log is not None and config.select_every is not None else None
+    try:
+        while trainer.step < config.steps and not is_over():
+            _step_and_record(trainer, log, run, judged)
+    except TrainingDivergedError as error:
+        kept = checkpoints(run)
+        where = f"the last good checkpoint is {kept[-1]}" if kept else "no checkpoint had been written yet"
+        raise TrainingDivergedError(f"{error}; {where}") from None
+    finally:
+        if log is not None:
+            log.close()
+
+
+def _start(config: TrainConfig, domains: Mapping[str, ClipSource], run: Path, is_over: Callable[[], bool]) -> Trainer:
+    """started, with its progress shown and the distances of the starts written into run/starts.json."""
+    first = distributed.rank() == 0
+    total = config.starts * config.start_steps
+    with tqdm(total=total, desc="starts", unit="step", disable=config.quiet or not first or config.starts == 1) as bar:
+
+        def count() -> bool:
+            bar.update()
+            return is_over()
+
+        trainer, distances = started(config, domains, count)
+    if distances and first:
+        # JSON knows no infinity: a start that diverged has null.
+        told = {name: [d if math.isfinite(d) else None for d in found] for name, found in distances.items()}
+        (run / "starts.json").write_text(json.dumps(told) + "\n")
+    return trainer
+
+
+def _open_log(config: TrainConfig, run: Path, step: int) -> RunLog:
+    save_config(config, run / "config.yaml")
+    expected = config.steps if config.max_minutes is None else None
+    return RunLog(run, step, expected, quiet=config.quiet, tensorboard=config.tensorboard)
+
+
+def _step_and_record(trainer: Trainer, log: RunLog | None, run: Path, judged: Mapping[str, Tensor] | None) -> None:
+    """One iteration and what is written of it; without a log, this process writes its part of checkpoints only."""
+    config = trainer.config
+    begin = time.perf_counter()
+    losses = trainer.iterate()
+    seconds = time.perf_counter() - begin
+    if judged is not None and is_judged(config, trainer.step):
+        losses["distance"] = keep_if_best(trainer, judged, run)
+    if log is not None:
+        log.row(trainer.step, seconds, losses)
+        if trainer.step % config.preview_every == 0 or trainer.step == config.steps:
+            trainer.preview(run / "previews" / f"step_{trainer.step:08d}.png")
+    if trainer.step % config.checkpoint_every == 0 and trainer.step < config.steps:
+        trainer.save(run)
+
+
+def _prepare(config: TrainConfig, run: Path, resume: bool) -> Path | None:
+    """Make the run's folder; the checkpoint to resume from, or None for a fresh run."""
+    found = checkpoints(run)
+    if resume and not found:
+        raise InputError(f"out {str(run)!r} holds no checkpoint to resume from")
+    if found and not resume:
+        raise InputError(f"out {str(run)!r} already holds a run; pass --resume to continue it, or another folder")
+    if not found and math.isfinite(best_distance(run)):
+        # Left by a run that ended before its first checkpoint: it would be taken for this run's.
+        raise InputError(f"out {str(run)!r} already holds the best model of a run; remove it, or pass another folder")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        (run / ".writable").touch()
+        (run / ".writable").unlink()
+    except OSError as error:
+        raise InputError(f"out {str(run)!r} cannot be written: {error.strerror}") from error
+    if config.tensorboard:
+        summary_writer()
+    remove_unfinished(run)
+    return found[-1] if found else None
+
+
+@contextmanager
+def _interruptible() -> Iterator[Any]:
+    """The first Ctrl-C only asks: the value returned says whether it came. The second acts as usual."""
+    asked = False
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    try:
+        previous = signal.signal(signal.SIGINT, note)
+    except ValueError:  # not the main thread: Ctrl-C goes elsewhere
+        yield lambda: False
+        return
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, previous)
