@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -15,16 +14,10 @@ from typing import TextIO
 import torch
 
 from bench import memory, regression, report
-from bench.cases import ROOT, Case, Operation, Setting, operations, sweep_cases
-from bench.harness import Plan, Row, commit, device_name, measure
+from bench.cases import Case, Operation, Setting, operations, sweep_cases
+from bench.harness import RESULTS, Plan, Row, commit, measure, results_folder
 
-RESULTS = ROOT / "bench/results"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
-
-
-def results_folder(device: torch.device, results: Path = RESULTS) -> Path:
-    """bench/results/<device>, the device's name in letters, digits, dots and hyphens."""
-    return results / re.sub(r"[^A-Za-z0-9.]+", "-", device_name(device)).strip("-")
 
 
 def row_line(row: Row) -> str:

@@ -11,6 +11,7 @@ import datetime
 import gc
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -36,6 +37,7 @@ ROW_FIELDS = (
     *("device", "driver", "versions", "commit", "threads", "load", "tf32", "time"),
 )
 Row = dict[str, Any]
+RESULTS = ROOT / "bench/results"
 
 
 def wall_seconds(call: Call) -> float:
@@ -365,6 +367,11 @@ def device_name(device: torch.device) -> str:
         lines = []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.processor() or platform.machine()
+
+
+def results_folder(device: torch.device, results: Path = RESULTS) -> Path:
+    """Where rows of a device are kept: bench/results/<device>, its name in letters, digits, dots and hyphens."""
+    return results / re.sub(r"[^A-Za-z0-9.]+", "-", device_name(device)).strip("-")
 
 
 @cache

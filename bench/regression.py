@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from bench.cases import Setting, operations
-from bench.harness import Plan, Row, measure
+from bench.harness import Plan, Row, measure, results_folder
 
 # Neighbours on a shared processor take its cache from one peer more than from another: two runs a minute apart gave
 # ratios of 2.0 and 2.9.
@@ -93,8 +93,6 @@ def judged(options: argparse.Namespace, baseline: Mapping[str, Any]) -> list[Ver
 
 def regression(options: argparse.Namespace) -> int:
     """Compare this machine's ratios with the stored ones, or store them."""
-    from bench.cli import results_folder
-
     path = options.baseline or results_folder(torch.device(options.device), options.results) / BASELINE
     if options.update:
         conditions = {"cases": options.case, "threads": options.threads, "clock": options.clock}

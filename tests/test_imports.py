@@ -39,14 +39,86 @@ def sources() -> list[tuple[str, Path]]:
 
 
 def imported(path: Path) -> set[str]:
+    """What a file imports, in functions and under TYPE_CHECKING too: modules, and names as `module.name`."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} uses a relative import"
-            names |= {node.module} if node.module != "rlv2v_fast" else {f"rlv2v_fast.{a.name}" for a in node.names}
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
+
+
+def modules(root: Path) -> dict[str, Path]:
+    """Files by the name that others import them under; kernels/ is rlv2v_fast.kernels."""
+    found = {}
+    for top in ("rlv2v_fast", "kernels", "bench", "tests"):
+        for path in (root / top).rglob("*.py"):
+            parts = path.relative_to(root).with_suffix("").parts
+            parts = ("rlv2v_fast", *parts) if top == "kernels" else parts
+            found.setdefault(".".join(parts[:-1] if parts[-1] == "__init__" else parts), path)
+    return found
+
+
+def circles(root: Path) -> list[list[str]]:
+    """Every circle that a search through the imports below root meets, as the modules on it, in order.
+
+    It is empty where there is no circle. `from rlv2v_fast.data import clips` counts as an import of the module clips,
+    `from rlv2v_fast.data import Domain` as one of the package; packages on the way to a module do not count.
+    """
+    files = modules(root)
+    graph = {
+        name: sorted({each if each in files else each.rpartition(".")[0] for each in imported(path)} & files.keys())
+        for name, path in files.items()
+    }
+    found: list[list[str]] = []
+    done: set[str] = set()
+
+    def visit(name: str, way: list[str]) -> None:
+        if name in way:
+            found.append(way[way.index(name) :])
+        elif name not in done:
+            for other in graph[name]:
+                visit(other, [*way, name])
+            done.add(name)
+
+    for name in sorted(graph):
+        visit(name, [])
+    return found
+
+
+def test_no_import_circle():
+    assert circles(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("link", "circle"),
+    [
+        ("import rlv2v_fast.b", ["rlv2v_fast.a", "rlv2v_fast.b", "rlv2v_fast.kernels.k"]),
+        ("from rlv2v_fast import b", ["rlv2v_fast.a", "rlv2v_fast.b", "rlv2v_fast.kernels.k"]),
+        ("def f():\n    from rlv2v_fast.b import x", ["rlv2v_fast.a", "rlv2v_fast.b", "rlv2v_fast.kernels.k"]),
+        (
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from rlv2v_fast.b import x",
+            ["rlv2v_fast.a", "rlv2v_fast.b", "rlv2v_fast.kernels.k"],
+        ),
+        ("from bench import x", ["bench", "rlv2v_fast.a"]),
+        ("from bench import c", None),
+        ("import json", None),
+    ],
+)
+def test_a_planted_import_circle_is_found(tmp_path, link, circle):
+    files = {
+        "rlv2v_fast/a.py": link,
+        "rlv2v_fast/b.py": "import rlv2v_fast.kernels.k",
+        "kernels/k.py": "from rlv2v_fast.a import y",
+        "bench/__init__.py": "import rlv2v_fast.a",
+        "bench/c.py": "x = 1",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert circles(tmp_path) == ([] if circle is None else [circle])
 
 
 @pytest.mark.parametrize(("layer", "path"), sources(), ids=lambda value: getattr(value, "name", value))
