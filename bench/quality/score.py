@@ -32,8 +32,7 @@ from rlv2v_fast.metrics import (
     temporal_error,
     warping_error,
 )
-from rlv2v_fast.metrics.figure1 import background_accuracy, digit_iou
-from rlv2v_fast.train.demo import PALETTE
+from rlv2v_fast.train.demo import figure1_scores
 
 # (T, 3, H, W) in [-1, 1] to the same.
 Translate = Callable[[Tensor], Tensor]
@@ -127,13 +126,12 @@ def score_figure1(videos: Sequence[Tensor], pairs: Sequence[Pair]) -> dict[str, 
 
     background_at is that share for each position in the clip, the first frame's first.
     """
-    shapes, right = [], []
+    right, shapes = [], []
     for video, pair in zip(videos, pairs, strict=True):
         assert pair.digits is not None
-        true = (torch.arange(len(video)) >= len(video) / 2).long()
-        shapes.append(digit_iou(video, pair.digits).item())
-        frames = zip(video.split(1), true.split(1), pair.digits.split(1), strict=True)
-        right.append([background_accuracy(*frame, PALETTE).item() for frame in frames])
+        colours, iou = figure1_scores(video, pair.digits)
+        right.append(colours)
+        shapes.append(iou)
     by_position = np.mean(right, axis=0)
     return {
         "digit_iou": float(np.mean(shapes)),

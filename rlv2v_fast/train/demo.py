@@ -97,23 +97,36 @@ def _methods(model: RLV2VGAN, fitted: tuple[Tensor, Tensor], source: Tensor) -> 
 
 
 def _score(model: RLV2VGAN, fitted: tuple[Tensor, Tensor], frames: int, size: int) -> dict[str, dict[str, float]]:
-    background = (torch.arange(frames) >= frames / 2).long()
-    totals: dict[str, dict[str, float]] = {}
+    """Mean scores over the test scenes, by method and name."""
+    rows: dict[str, list[dict[str, float]]] = {}
     for scene in TEST_SCENES:
         source, target, mask = figure1_pair(scene, frames, size)
         truth, digits = to_tensor(target), torch.from_numpy(mask)
         for name, video in _methods(model, fitted, to_tensor(source)).items():
+            right, iou = figure1_scores(video, digits)
             scores = {
-                "PSNR dB": psnr(video, truth).mean(),
-                "SSIM": ssim(video, truth).mean(),
-                "temporal error": temporal_error(video, truth),
-                "background": background_accuracy(video, background, digits, PALETTE),
-                "digit IoU": digit_iou(video, digits),
+                "PSNR dB": psnr(video, truth).mean().item(),
+                "SSIM": ssim(video, truth).mean().item(),
+                "temporal error": temporal_error(video, truth).item(),
+                "background": float(np.mean(right)),
+                "digit IoU": iou,
             }
-            row = totals.setdefault(name, dict.fromkeys(scores, 0.0))
-            for key, value in scores.items():
-                row[key] += float(value) / len(TEST_SCENES)
-    return totals
+            rows.setdefault(name, []).append(scores)
+    return {
+        name: {key: float(np.mean([row[key] for row in scenes])) for key in scenes[0]} for name, scenes in rows.items()
+    }
+
+
+def figure1_scores(video: Tensor, digits: Tensor) -> tuple[list[float], float]:
+    """Whether each frame's background has its true colour, 1 or 0, and the digits' intersection over union.
+
+    Args:
+        video: (T, 3, H, W) in [-1, 1]; its background should be blue in the first half and red in the second.
+        digits: (T, H, W) bool, where the digits are.
+    """
+    true = (torch.arange(len(video)) >= len(video) / 2).long()
+    frames = zip(video.split(1), true.split(1), digits.split(1), strict=True)
+    return [background_accuracy(*frame, PALETTE).item() for frame in frames], digit_iou(video, digits).item()
 
 
 def _report(scores: dict[str, dict[str, float]], steps: int) -> None:

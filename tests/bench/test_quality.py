@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+import types
 
 import numpy as np
 import pytest
@@ -116,14 +117,41 @@ def tiny_task(data):
     return task
 
 
-def test_training_fills_its_budget_and_keeps_the_weights_with_the_best_unpaired_score(data):
+@pytest.fixture
+def step_clock(monkeypatch):
+    """A clock "steps" that knows of iterations alone: each takes 0.1 seconds, or what `step_clock` is set to."""
+    iterate = Trainer.iterate
+    clock = types.SimpleNamespace(now=0.0, step=0.1)
+
+    def timed(trainer):
+        clock.now += clock.step
+        return iterate(trainer)
+
+    monkeypatch.setattr(Trainer, "iterate", timed)
+    monkeypatch.setitem(runs.CLOCKS, "steps", lambda: clock.now)
+    return clock
+
+
+def test_training_fills_its_budget_and_keeps_the_weights_with_the_best_unpaired_score(data, step_clock):
     task = tiny_task(data)
     config = changed(task.variants["tiny"](), rl__weight=0.0, starts=2, start_steps=1, few_shot=2, quiet=True)
-    result = train(config, task.domains(config, 2), Budget(0.03, "cpu"), selects=True)
+    result = train(config, task.domains(config, 2), Budget(0.03, "steps"), selects=True)
+    # 1.8 s hold 18 steps, of which the two starts take one each.
+    assert (result.starts, result.steps) == (2, 16)
+    assert result.seconds == pytest.approx(1.8)
     assert result.criterion > 0
     assert 1 <= result.kept <= result.steps
-    assert result.seconds < 3
     assert result.model.translate(torch.zeros(2, 3, 16, 16)).shape == (2, 3, 16, 16)
+
+
+def test_a_machine_that_slows_down_ends_a_run_early(data, step_clock, monkeypatch):
+    task = tiny_task(data)
+    config = changed(task.variants["tiny"](), rl__weight=0.0, few_shot=2, quiet=True)
+    monkeypatch.setattr(runs, "_affordable", lambda *_: (1, 10))
+    step_clock.step = 0.4
+    result = train(config, task.domains(config, 2), Budget(0.03, "steps"), selects=True)
+    assert (result.steps, result.kept > 0) == (5, True)
+    assert result.seconds == pytest.approx(2.0)
 
 
 def test_the_time_is_shared_out_by_what_starts_and_early_and_late_steps_cost(monkeypatch):
