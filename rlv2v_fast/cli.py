@@ -1,6 +1,6 @@
 """The rlv2v command: train, translate, evaluate, demo, info.
 
-Errors a user can correct are one sentence on stderr and exit status 2; Ctrl-C exits with 130.
+An error that a user can correct is one sentence on stderr and exit status 2; Ctrl-C exits with 130.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import dataclasses
 import json
 import math
 import sys
+import types
+import typing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,8 +19,13 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+import rlv2v_fast
 from rlv2v_fast.errors import InputError
-from rlv2v_fast.train.config import TrainConfig, load_config, resolve, resolve_device
+from rlv2v_fast.train.config import COMMON, TrainConfig, load_config, presets, resolve, resolve_device
+
+_CONFIG_HELP = "YAML file or preset with values for other flags; those given here override it. Presets:\n" + "\n".join(
+    f"- {name}: {summary}" for name, summary in presets().items()
+)
 
 
 @dataclass(frozen=True)
@@ -26,8 +33,7 @@ class Train:
     """Train on two folders of videos, without pairs."""
 
     run: Annotated[TrainConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=TrainConfig)
-    config: str | None = None
-    """YAML file or built-in preset with values for any of the other flags; the flags given here override it."""
+    config: Annotated[str | None, tyro.conf.arg(metavar="FILE|PRESET", help=_CONFIG_HELP, help_behavior_hint="")] = None
     resume: bool = False
     """Continue the run in --out from its newest checkpoint, with its configuration; bit for bit on a CPU."""
 
@@ -36,18 +42,18 @@ class Train:
 class Translate:
     """Translate a video of any length and size."""
 
-    input: tyro.conf.Positional[Path]
+    input: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="INPUT")]
     """Video, gif, webp or folder of frames."""
-    output: tyro.conf.Positional[Path]
+    output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")]
     """mp4, mov, webm, avi, gif or webp by suffix; no suffix writes a folder of png frames."""
     model: Path
-    """Folder of a run (its best model where it kept one, or its newest checkpoint), a checkpoint or a saved model."""
+    """Folder of a run, a checkpoint or a saved model. A run stands for its best model, or its newest checkpoint."""
     direction: Literal["x2y", "y2x"] = "x2y"
     """x2y: source to target."""
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto."""
     chunk: int = 8
-    """Frames translated at once; bounds memory and does not change the result."""
+    """Frames translated at once: fewer take less memory, and the result is the same."""
     quiet: bool = False
     """No progress bar."""
 
@@ -57,15 +63,15 @@ class Evaluate:
     """Score a model's translations."""
 
     model: Path
-    """Folder of a run (its best model where it kept one, or its newest checkpoint), a checkpoint or a saved model."""
+    """Folder of a run, a checkpoint or a saved model. A run stands for its best model, or its newest checkpoint."""
     source: Path
     """Video or folder of videos to translate."""
     reference: Path | None = None
-    """Video or folder of true translations: same names, frame counts and sizes."""
+    """Video or folder of true translations, of the same names, frame counts and sizes."""
     direction: Literal["x2y", "y2x"] = "x2y"
     """x2y: source to target."""
     json: Path | None = None
-    """Also write every score into this file; an infinite one, of equal frames, is null."""
+    """Also write every score into this file. An infinite score, which equal frames have, is null."""
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto."""
 
@@ -75,11 +81,11 @@ class Demo:
     """Train on generated clips for a few minutes, translate one never trained on, and score it."""
 
     out: Path = Path("runs/demo")
-    """Folder of the run; an earlier demo there is replaced."""
+    """Folder of the run. An earlier demo in it is replaced."""
     minutes: float = 4.0
-    """Training time."""
+    """Minutes of training."""
     seed: int = 0
-    """Seed of everything."""
+    """Seed of the generated clips and of the run."""
     quiet: bool = False
     """No progress bar."""
 
@@ -203,24 +209,77 @@ def _train_defaults(arguments: list[str]) -> Train:
 
 
 def parse(arguments: list[str]) -> Train | Translate | Evaluate | Demo | Info:
-    """The command that arguments name; exits with status 2 on flags that do not exist."""
+    """The command that arguments name; exits with status 2 on flags that do not exist, and with 0 after help."""
     is_train = bool(arguments) and arguments[0] == "train"
     defaults = _train_defaults(arguments[1:]) if is_train else Train()
     command = tyro.conf.subcommand
+    train_class: Any = Train
+    if is_train and not {"-h", "--help", "--help-all"}.isdisjoint(arguments):
+        train_class = _train_help(defaults, "--help-all" in arguments)
+        defaults = train_class()
     kinds: Any = (
-        Annotated[Train, command("train", default=defaults)]
+        Annotated[train_class, command("train", default=defaults)]
         | Annotated[Translate, command("translate")]
         | Annotated[Evaluate, command("evaluate")]
         | Annotated[Demo, command("demo")]
         | Annotated[Info, command("info")]
     )
-    return tyro.cli(kinds, prog="rlv2v", description="Unpaired video-to-video translation.", args=arguments)
+    arguments = ["--help" if argument == "--help-all" else argument for argument in arguments]
+    description = "Unpaired video-to-video translation. rlv2v --version prints the version."
+    return tyro.cli(kinds, prog="rlv2v", description=description, args=arguments)
+
+
+def _train_help(defaults: Train, everything: bool) -> type:
+    """Train as `rlv2v train --help` shows it: the settings of everyday use, or everything."""
+    run = _for_help(defaults.run, everything)
+    fields = [("run", Annotated[run, tyro.conf.arg(name="")], dataclasses.field(default_factory=run))]
+    shown = dataclasses.make_dataclass("Train", fields, bases=(Train,), frozen=True)
+    more = "" if everything else "These are the usual settings; rlv2v train --help-all lists all of them.\n\n"
+    shown.__doc__ = f"{Train.__doc__}\n\n{more}A YAML file says loss: {{cycle_from: 0.5}} for --loss.cycle-from 0.5."
+    return shown
+
+
+def _for_help(values: Any, everything: bool, prefix: str = "") -> type:
+    """A subclass of the dataclass of settings, its defaults being values, that tyro makes readable help from.
+
+    Fields that are neither common nor asked for are hidden. tyro does not parse a hidden flag, so the class that
+    arguments are parsed into is another one.
+    """
+    fields: list[Any] = []
+    for name, hint in typing.get_type_hints(type(values)).items():
+        value = getattr(values, name)
+        if dataclasses.is_dataclass(value):
+            part = _for_help(value, everything, f"{prefix}{name}.")
+            fields.append((name, part, dataclasses.field(default_factory=part)))
+            continue
+        shown = everything or prefix + name in COMMON
+        marker: Any = tyro.conf.arg(**_readable(name, hint, value)) if shown else tyro.conf.Suppress
+        fields.append((name, Annotated[hint, marker], dataclasses.field(default=value)))
+    subclass = dataclasses.make_dataclass(type(values).__name__, fields, bases=(type(values),), frozen=True)
+    subclass.__doc__ = type(values).__doc__
+    return subclass
+
+
+def _readable(name: str, hint: Any, value: Any) -> dict[str, Any]:
+    """Options of tyro.conf.arg that leave None and empty defaults out of the help of a field."""
+    options: dict[str, Any] = {}
+    if value is None or value == ():
+        options["help_behavior_hint"] = "(required)" if name in ("source", "target", "out") else ""
+    if typing.get_origin(hint) is types.UnionType:
+        options["metavar"] = {Path: "PATH"}.get(typing.get_args(hint)[0], typing.get_args(hint)[0].__name__.upper())
+    if typing.get_origin(hint) is tuple:
+        options["metavar"] = f"[{'|'.join(typing.get_args(typing.get_args(hint)[0]))} ...]"
+    return options
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of the rlv2v command."""
+    """Run the rlv2v command, with the arguments of the process where none are given."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["--version"]:
+        print(f"rlv2v_fast {rlv2v_fast.__version__}")
+        return
     try:
-        command = parse(sys.argv[1:] if arguments is None else arguments)
+        command = parse(arguments)
         COMMANDS[type(command)](command)  # type: ignore[operator]
     except InputError as error:
         print(f"rlv2v: {error}", file=sys.stderr)

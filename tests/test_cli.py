@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -7,13 +8,23 @@ import pytest
 import yaml
 from PIL import Image
 
+import rlv2v_fast
 from rlv2v_fast import cli
 from rlv2v_fast.data.synthetic import write_figure1
 from rlv2v_fast.data.video import read_frames
 from rlv2v_fast.data.writer import VideoWriter
 from rlv2v_fast.errors import InputError
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN, ModelConfig
-from rlv2v_fast.train.config import TrainConfig, load_config, resolve_device, save_config
+from rlv2v_fast.train.config import (
+    COMMON,
+    TrainConfig,
+    _flat,
+    load_config,
+    presets,
+    resolve_device,
+    save_config,
+    to_dict,
+)
 from rlv2v_fast.train.demo import NO_FILES, run_demo
 
 TINY = ["--size", "16", "--frames", "4", "--network.width", "2", "--rl.capacity", "20", "--device", "cpu", "--quiet"]
@@ -95,8 +106,8 @@ def test_every_train_flag_reaches_the_configuration():
         "--loss.recycle": "2", "--loss.video": "3", "--loss.r1": "4", "--rl.weight": "0.3", "--rl.state-frames": "2",
         "--rl.sigma1": "0.1", "--rl.sigma2": "0.2", "--rl.epsilon": "0.3", "--rl.gamma": "0.4", "--rl.tau": "0.6",
         "--rl.rollout-every": "2", "--rl.critic-warmup": "3", "--rl.batch-size": "4", "--rl.capacity": "5",
-        "--rl.buffer-gib": "0.5", "--optim.lr": "0.1", "--optim.lr-critic": "0.2", "--optim.beta1": "0.3",
-        "--optim.beta2": "0.4", "--optim.batch-size": "5", "--optim.clip-norm": "6", "--optim.ema": "0.7",
+        "--rl.buffer-gib": "0.5", "--optim.lr": "0.1", "--optim.lr-critic": "0.2", "--optim.beta2": "0.4",
+        "--optim.batch-size": "5", "--optim.ema": "0.7",
         "--window": "2", "--starts": "2", "--start-steps": "8", "--loss.style": "0.5", "--loss.cycle": "0.5",
         "--loss.cycle-from": "0.25", "--optim.lr-discriminator": "0.2", "--network.generator": "local",
         "--network.discriminator": "patch", "--network.output": "gain", "--rl.target": "monte_carlo",
@@ -107,10 +118,42 @@ def test_every_train_flag_reaches_the_configuration():
     switches += ["--rl.normalize", "--rl.baseline"]
     arguments = ["train", *(word for pair in flags.items() for word in pair), *switches, "--loss.augment", "cutout"]
     changed = cli.parse(arguments).run
-    from rlv2v_fast.train.config import _flat, to_dict
-
     before, after = _flat(to_dict(TrainConfig())), _flat(to_dict(changed))
     assert [name for name in before if before[name] == after[name]] == []
+
+
+def flags_in_help(capsys, monkeypatch, *arguments):
+    """Names of the train flags that a help lists, as in YAML; no line of it is wider than 100 columns."""
+    monkeypatch.setenv("COLUMNS", "100")
+    assert run("train", *arguments) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 100
+    named = re.findall(r"^. --([a-z][a-z0-9.-]*)", text, re.MULTILINE)
+    return [name.replace("-", "_") for name in named], text
+
+
+def test_help_lists_what_a_user_sets(capsys, monkeypatch):
+    listed, text = flags_in_help(capsys, monkeypatch, "--help")
+    assert set(listed) == {"config", "resume", *COMMON}
+    assert "--help-all" in text
+    for name, summary in presets().items():
+        assert f"{name}: {summary.split(',')[0]}" in text
+
+
+def test_help_all_lists_every_setting(capsys, monkeypatch):
+    listed, _ = flags_in_help(capsys, monkeypatch, "--help-all")
+    assert set(listed) == {"config", "resume", *_flat(to_dict(TrainConfig()))}
+
+
+def test_help_shows_the_values_of_a_preset(capsys, monkeypatch):
+    _, text = flags_in_help(capsys, monkeypatch, "--config", "figure1-cpu", "-h")
+    assert re.search(r"--size INT .*\(default: 32\)", text)
+
+
+@pytest.mark.parametrize("command", [["rlv2v_fast"], ["rlv2v_fast.cli"]])
+def test_the_version_is_printed(command):
+    done = subprocess.run([sys.executable, "-m", *command, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"rlv2v_fast {rlv2v_fast.__version__}\n"
 
 
 def test_translate_writes_the_video(trained, videos, tmp_path, capsys):

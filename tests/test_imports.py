@@ -25,7 +25,8 @@ ALLOWED = {
     "data": {"data", "errors"},
     "rl": {"rl", "losses", "domains"},
     "train": {"train", "models", "nn", "losses", "rl", "data", "metrics", "domains", "errors"},
-    "cli": {"train", "models", "ops", "data", "metrics", "errors"},
+    "cli": {"train", "models", "ops", "data", "metrics", "errors", "rlv2v_fast"},
+    "__main__": {"cli"},
 }
 # Third-party packages only some layers may see.
 GUARDED = {"triton": {"kernels"}, "av": {"data"}, "tyro": {"cli"}, "yaml": {"train"}, "PIL": {"data", "train"}}

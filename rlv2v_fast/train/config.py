@@ -1,4 +1,4 @@
-"""Everything a training run is told, as frozen dataclasses; the command line is generated from them."""
+"""The settings of a training run, as frozen dataclasses; the command line is generated from them."""
 
 from __future__ import annotations
 
@@ -32,6 +32,19 @@ RESUMABLE = frozenset(
         "quiet",
     }
 )
+# What `rlv2v train --help` lists: the settings of everyday use. `--help-all` lists every one.
+COMMON = frozenset(
+    {
+        *("source", "target", "out", "few_shot", "size", "frames", "flip"),
+        *("steps", "max_minutes", "starts", "select_every", "checkpoint_every", "preview_every"),
+        *("seed", "device", "precision", "compile", "tensorboard", "quiet"),
+        *("network.width", "network.generator", "network.discriminator"),
+        *("loss.recurrent", "loss.recycle", "loss.video", "loss.cycle", "loss.contrast", "loss.augment"),
+        *("rl.weight", "optim.lr", "optim.batch_size"),
+    }
+)
+# Settings that are constants now. A file that still holds one, as saved runs do, is read if it holds this value.
+RETIRED = {"optim.beta1": 0.5, "optim.clip_norm": 10.0}
 
 
 def _require(name: str, value: Any, rule: str, holds: bool) -> None:
@@ -46,25 +59,25 @@ class LossConfig:
     adversarial: Literal["bce", "hinge", "least_squares"] = "bce"
     """Form of the adversarial losses."""
     distance: Literal["l1", "l2"] = "l1"
-    """Form of the recurrent and ReCycle losses."""
+    """Form of the recurrent, ReCycle and cycle losses."""
     style: float = 1.0
-    """Weight of the discriminators' style term, real videos of the domain against real ones of the other."""
+    """Weight of the style term: discriminators tell real clips of their domain from real clips of the other."""
     recurrent: float = 0.1
-    """lambda_rr, weight of the recurrent loss."""
+    """Weight of the recurrent loss, lambda_rr."""
     recycle: float = 0.1
-    """lambda_rc, weight of the ReCycle loss."""
+    """Weight of the ReCycle loss, lambda_rc."""
     video: float = 1.0
-    """lambda_v, weight of the whole-clip adversarial loss."""
+    """Weight of the adversarial loss on whole clips, lambda_v."""
     cycle: float = 0.0
-    """Weight of the cycle loss, |x - G_x(G_y(x))|; not the paper's."""
+    """Weight of the cycle loss |x - G_x(G_y(x))|, which the paper does not have."""
     cycle_from: float = 0.0
-    """Share of the run's steps after which the cycle loss sets in; from the start it keeps wrong pairs of colours."""
+    """Share of the run's steps before the cycle loss starts. Started at once, it keeps wrong pairs of colours."""
     contrast: float = 0.0
-    """Weight of the contrast loss, against translations that turn light and dark round; not the paper's."""
+    """Weight of a loss against translations that swap light and dark, which the paper does not have."""
     r1: float = 0.0
     """Weight of the R1 gradient penalty on real clips; 0 leaves it out."""
     augment: tuple[Literal["translation", "cutout", "brightness"], ...] = ()
-    """DiffAugment policies applied to all that a discriminator sees in training."""
+    """Random changes (DiffAugment) to everything that a discriminator sees in training."""
 
     def __post_init__(self) -> None:
         for name in ("style", "recurrent", "recycle", "video", "cycle", "contrast", "r1"):
@@ -74,29 +87,26 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class RLConfig:
-    """Reinforcement learning (Figure 3), off by default: it was measured to cost steps and to bring nothing back
-    (docs/results.md). The preset "paper" has it on.
+    """Reinforcement learning (Figure 3), off by default: see docs/results.md."""
 
-    The fields from target to first_step are remedies of the field, off in the paper's algorithm; docs/results.md has
-    what each does here.
-    """
-
+    # It was measured to cost steps and to bring nothing back. The preset "paper" has it on. The fields from target to
+    # first_step are known remedies, off in the paper's algorithm; docs/results.md says what each does here.
     weight: float = 0.0
-    """Weight of the policy gradient; the paper's system takes 0.1, and 0 builds no critic, target or buffer."""
+    """Weight of the policy gradient: 0.1 in the paper's system; 0 builds no critic, target network or buffer."""
     state_frames: int = 3
-    """p, frames in a state."""
+    """Frames in a state, p."""
     sigma1: float = 0.5
-    """Probability that a minibatch comes from the replay buffer and not from the newest rollout."""
+    """Probability that a minibatch comes from the replay buffer; otherwise it comes from the newest rollout."""
     sigma2: float = 0.5
-    """Probability of the translated candidate G(P(G(s))) under the behaviour; the other is P(s)."""
+    """Probability that a rollout takes the translated candidate G(P(G(s))); otherwise it takes P(s)."""
     epsilon: float = 1.0
-    """Probability that a choice is drawn with sigma2 and not the one the critic prefers."""
+    """Probability that a rollout draws its candidate by sigma2; otherwise it takes the one the critic prefers."""
     gamma: float = 0.99
-    """Discount."""
+    """Discount of future rewards."""
     tau: float = 0.001
-    """Step of the target networks towards the trained ones."""
+    """Share of the way that target networks move towards the trained ones in an iteration."""
     target: Literal["td", "monte_carlo"] = "td"
-    """What critics are fitted to: a reward and the target networks' value of the next state, or the clip's return."""
+    """What critics are fitted to: td is reward plus the target networks' next value; monte_carlo is the return."""
     normalize: bool = False
     """Divide all rewards by a running standard deviation of the clips' returns."""
     baseline: bool = False
@@ -104,11 +114,11 @@ class RLConfig:
     critics: int = 1
     """Q-networks of each domain; of several, the lowest value counts (TD3)."""
     smoothing: float = 0.0
-    """Standard deviation of noise on the frames that targets value, cut off at twice it (TD3), in units of [-1, 1]."""
+    """Standard deviation of the noise on frames that targets value (TD3), in units of [-1, 1]; cut off at twice it."""
     critic_steps: int = 1
-    """Critic updates for a rollout, each on a minibatch of its own."""
+    """Critic updates after each rollout, each on a minibatch of its own."""
     first_step: int = 0
-    """Iterations before the first rollout; until then there is no reinforcement learning and no cost of it."""
+    """Iterations before the first rollout, which have no reinforcement learning and none of its cost."""
     rollout_every: int = 4
     """Iterations from one rollout, critic step and policy-gradient step to the next."""
     critic_warmup: int = 50
@@ -118,7 +128,7 @@ class RLConfig:
     capacity: int = 10_000
     """Most transitions in the replay buffer."""
     buffer_gib: float = 1.0
-    """Memory bound of the replay buffer, GiB."""
+    """Most memory of the replay buffer, in GiB."""
 
     def __post_init__(self) -> None:
         _require("rl.weight", self.weight, "at least 0", self.weight >= 0)
@@ -140,26 +150,22 @@ class OptimConfig:
     lr_critic: float = 1e-4
     """Adam's step for the critics."""
     lr_discriminator: float | None = None
-    """Adam's step for the discriminators where it is not lr."""
+    """Adam's step for the discriminators, if not lr."""
     decay: bool = False
-    """Over the second half of the run's steps, take every Adam step down to nothing, evenly."""
-    beta1: float = 0.5
-    """Adam's first moment decay."""
+    """Lower every Adam step evenly to zero over the second half of the run's steps."""
     beta2: float = 0.999
-    """Adam's second moment decay."""
+    """Decay of Adam's second moment."""
     batch_size: int = 1
     """Clips of each domain in an iteration, in each process."""
-    clip_norm: float = 10.0
-    """Largest gradient norm of each network group; larger ones are scaled down."""
     ema: float = 0.999
-    """Decay of the averaged generators used for inference; shorter at the start of a run."""
+    """Decay of the averaged generators, which inference uses; it is shorter at the start of a run."""
 
     def __post_init__(self) -> None:
         slower = self.lr_discriminator
         _require("optim.lr_discriminator", slower, "above 0", slower is None or slower > 0)
-        for name in ("lr", "lr_critic", "clip_norm"):
+        for name in ("lr", "lr_critic"):
             _require(f"optim.{name}", getattr(self, name), "above 0", getattr(self, name) > 0)
-        for name in ("beta1", "beta2", "ema"):
+        for name in ("beta2", "ema"):
             _require(f"optim.{name}", getattr(self, name), "in [0, 1)", 0 <= getattr(self, name) < 1)
         _require("optim.batch_size", self.batch_size, "at least 1", self.batch_size >= 1)
 
@@ -171,15 +177,15 @@ class NetworkConfig:
     width: int | None = None
     """Channels of the first level; by default 64 on a GPU and 16 on a CPU."""
     norm: Literal["batch", "instance"] = "batch"
-    """Normalization: the paper's BatchNorm, or per-frame instance normalization."""
+    """Normalization: the paper's BatchNorm, or instance normalization of each frame."""
     sync_norm: bool = True
-    """In a run of several processes, take the batch statistics of G, P and D over the batches of all of them."""
+    """In a run of several processes, take batch statistics of G, P and D over the batches of all of them."""
     generator: Literal["unet", "local"] = "unet"
-    """Generators: the paper's encoder-decoder, or a colour map of each pixel and its place, for few videos."""
+    """Generators: the paper's encoder-decoder, or, for few videos, a map from each pixel's colour and place."""
     discriminator: Literal["pooling", "patch"] = "pooling"
-    """Discriminators: the paper's three pooled blocks, or one that sees patches of 26 pixels, for few videos."""
+    """Discriminators: the paper's three pooled blocks, or, for few videos, one that sees patches of 26 pixels."""
     output: Literal["tanh", "gain"] = "tanh"
-    """Last step of generators and predictors: the paper's, or their input times a gain, plus an emission, clamped."""
+    """Last step of generators and predictors: the paper's tanh, or the input times a gain plus an emission, clamped."""
 
     def __post_init__(self) -> None:
         _require("network.width", self.width, "at least 1", self.width is None or self.width >= 1)
@@ -190,9 +196,9 @@ class TrainConfig:
     """A training run."""
 
     source: Path | None = None
-    """Folder of source videos (searched recursively), or one video."""
+    """Folder of source videos, searched recursively, or one video."""
     target: Path | None = None
-    """Folder of target videos, or one video. No pairing with the source is needed or used."""
+    """Folder of target videos, or one video. They need not be paired with the source."""
     out: Path | None = None
     """Folder of the run: checkpoints, previews, metrics.jsonl, config.yaml."""
     few_shot: int | None = None
@@ -200,24 +206,23 @@ class TrainConfig:
     size: int = 64
     """Side of the training frames in pixels, a multiple of 8."""
     frames: int = 16
-    """Frames T in a training clip."""
+    """Frames in a training clip, T."""
     window: int | None = None
-    """Consecutive frames of a training clip that an iteration sees, anywhere in it; all T by default."""
+    """Consecutive frames of a clip that an iteration sees, from a random place in it; by default all T."""
     flip: bool = False
     """Mirror clips at random."""
     steps: int = 20_000
     """Iterations of the whole run."""
     starts: int = 1
-    """Short runs from different seeds before the first step; the one whose translations look best goes on."""
+    """Short runs from different seeds before the first step. The run goes on from the best of them."""
     start_steps: int = 400
-    """Iterations of each start, where there are several; steps does not count them."""
+    """Iterations of each start, if there are several; steps does not count them."""
     start_window: int | None = None
-    """Consecutive frames of a training clip that an iteration of a start sees; as window by default."""
+    """Consecutive frames of a clip that an iteration of a start sees; by default as window."""
     select_every: int | None = None
-    """From 60 % of steps on, iterations between looks at how near translations are to target clips, pairs unknown; the
-    nearest model is kept in best/, and is what translating with the run uses. By default the newest checkpoint is."""
+    """From 60 % of steps on, iterations between comparisons of models; best/ keeps the best, which translation uses."""
     max_minutes: float | None = None
-    """Stop, saving, after this much training time even if steps remain."""
+    """Minutes of training after which the run saves and stops, even if steps remain."""
     checkpoint_every: int = 500
     """Iterations between checkpoints."""
     keep: int = 2
@@ -229,14 +234,13 @@ class TrainConfig:
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Autocast dtype; auto is bf16 on a GPU that has it and fp32 elsewhere. On a CPU whose vectors are too short for
-    bf16, which would be many times slower, it is replaced by fp32."""
+    """Autocast type: auto is bf16 on a GPU that has it, else fp32. A CPU that is slow in bf16 takes fp32 instead."""
     compile: bool = False
-    """Run the networks through torch.compile, but for reinforcement learning. The first iterations take minutes."""
+    """Use torch.compile, except in reinforcement learning. The first iterations then take minutes."""
     backend: Literal["auto", "triton", "cpp", "reference"] = "auto"
     """Backend of the fused operators."""
     tensorboard: bool = False
-    """Also write TensorBoard events (needs the extra [tb])."""
+    """Also write TensorBoard events; needs the extra [tb]."""
     quiet: bool = False
     """No progress bar."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -266,9 +270,12 @@ class TrainConfig:
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
-    """Replace every "auto" by what it means here; InputError where a device does not exist.
+    """The config with every "auto" replaced by what it means on this machine.
 
-    Warns where it takes bf16 back (TrainConfig.precision).
+    Warns where it replaces bf16 by fp32, because this CPU would be many times slower in bf16.
+
+    Raises:
+        InputError: the device does not exist.
     """
     device = resolve_device(config.device)
     width = config.network.width or (64 if device.type == "cuda" else 16)
@@ -283,12 +290,12 @@ def resolve(config: TrainConfig) -> TrainConfig:
 
 
 def _has_fast_bf16() -> bool:
-    """Whether PyTorch's convolutions have kernels for bfloat16 here; with AVX2 alone they took 8 times as long."""
+    """Whether PyTorch's convolutions have bfloat16 kernels here. With AVX2 alone they took 8 times as long as fp32."""
     return torch.backends.cpu.get_cpu_capability().startswith(("AVX512", "SVE"))
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device called name, "auto" being a GPU where there is one; InputError where it does not exist."""
+    """The device of that name; "auto" is a GPU where there is one. InputError where it does not exist."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -302,9 +309,9 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def presets() -> list[str]:
-    """Names that --config takes beside a file's."""
-    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+def presets() -> dict[str, str]:
+    """What each built-in preset is for, by name: the first line of its file, a comment."""
+    return {path.stem: path.read_text().splitlines()[0].lstrip("# ") for path in sorted(PRESETS.glob("*.yaml"))}
 
 
 def load_config(name: str | Path) -> TrainConfig:
@@ -324,7 +331,7 @@ def load_config(name: str | Path) -> TrainConfig:
 
 
 def from_dict(values: Any, where: str) -> TrainConfig:
-    """TrainConfig from nested mappings; InputError names `where` and the field for an unknown name or a wrong type."""
+    """TrainConfig from nested mappings. InputError names `where` and the field for an unknown name or a wrong type."""
     return _build(TrainConfig, values, where, "")
 
 
@@ -351,7 +358,7 @@ def save_config(config: TrainConfig, path: Path) -> None:
 def changed_fields(old: TrainConfig, new: TrainConfig) -> list[tuple[str, Any, Any]]:
     """(field, old, new) for each field that differs and that a resumed run may not change."""
     before, after = _flat(to_dict(old)), _flat(to_dict(new))
-    # Schedules count in shares of all steps, so with one the number of steps decides every iteration.
+    # A schedule counts in shares of all steps: with one, a change of steps changes every iteration.
     scheduled = new.optim.decay or (new.loss.cycle > 0 and new.loss.cycle_from > 0)
     free = RESUMABLE - {"steps"} if scheduled else RESUMABLE
     return [(name, before[name], after[name]) for name in before if before[name] != after[name] and name not in free]
@@ -367,6 +374,10 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _build(cls: type, values: Any, where: str, prefix: str) -> Any:
     if not isinstance(values, dict):
         raise InputError(f"config {where}: {prefix.rstrip('.') or 'the file'} must be a mapping; got {values!r}")
+    for name, constant in ((name, RETIRED[prefix + name]) for name in values if f"{prefix}{name}" in RETIRED):
+        if values[name] != constant:
+            raise InputError(f"config {where}: {prefix}{name} is always {constant} now; got {values[name]!r}")
+    values = {name: value for name, value in values.items() if f"{prefix}{name}" not in RETIRED}
     hints = typing.get_type_hints(cls)
     unknown = [str(name) for name in values if name not in hints]
     if unknown:
@@ -375,7 +386,7 @@ def _build(cls: type, values: Any, where: str, prefix: str) -> Any:
 
 
 def _convert(hint: Any, value: Any, where: str, name: str) -> Any:
-    """value as the type hint asks, for the few kinds of field above."""
+    """value converted to the type hint, for the kinds of field that the dataclasses above have."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         return _build(typing.cast(type, hint), value, where, f"{name}.")

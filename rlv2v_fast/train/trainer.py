@@ -32,6 +32,9 @@ from rlv2v_fast.train.steps import (
     translate_both,
 )
 
+# Decay of Adam's first moment, and the largest gradient norm of a group of networks: larger ones are scaled down.
+_BETA1, _LARGEST_NORM = 0.5, 10.0
+
 
 class Trainer:
     """A training run in memory; with others' in a data-parallel run (train/distributed.py).
@@ -240,7 +243,7 @@ class Trainer:
             total = [_sum(before, p.grad) for before, p in zip(total, parameters, strict=True)]
         for parameter, gradient in zip(parameters, total, strict=True):
             parameter.grad = gradient
-        clip_grad_norm_(parameters, self.config.optim.clip_norm)
+        clip_grad_norm_(parameters, _LARGEST_NORM)
         optimizer.step()
         return norms
 
@@ -255,7 +258,7 @@ class Trainer:
 
     def _adam(self, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Adam:
         optim = self.config.optim
-        return torch.optim.Adam(parameters, lr=lr, betas=(optim.beta1, optim.beta2))
+        return torch.optim.Adam(parameters, lr=lr, betas=(_BETA1, optim.beta2))
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")

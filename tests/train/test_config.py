@@ -68,6 +68,18 @@ def test_a_config_that_does_not_fit_is_named(tmp_path, text, message):
         load_config(path)
 
 
+def test_a_saved_run_with_a_setting_that_is_constant_now_is_read():
+    assert from_dict({"optim": {"beta1": 0.5, "clip_norm": 10.0, "lr": 0.1}}, "here") == TrainConfig(
+        optim=OptimConfig(lr=0.1)
+    )
+    with pytest.raises(InputError, match=r"config here: optim.beta1 is always 0.5 now; got 0.9"):
+        from_dict({"optim": {"beta1": 0.9}}, "here")
+
+
+def test_a_preset_is_described_in_one_line():
+    assert all(20 < len(summary) < 100 for summary in presets().values())
+
+
 def test_an_unknown_config_lists_the_presets():
     with pytest.raises(InputError, match=r"presets .*figure1-cpu.*; got 'nonsense'"):
         load_config("nonsense")
