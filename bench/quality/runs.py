@@ -20,7 +20,7 @@ from rlv2v_fast.data.clips import Domain
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN
 from rlv2v_fast.train.config import TrainConfig, resolve
 from rlv2v_fast.train.selection import is_judged, judged_clips, translation_distance
-from rlv2v_fast.train.starts import STARTED, start_configs, started
+from rlv2v_fast.train.starts import STARTED, make_trainer, start_configs
 from rlv2v_fast.train.trainer import Trainer
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.monotonic, "cpu": time.process_time}
@@ -81,7 +81,7 @@ class SharedStarts:
                 getattr(trainer.model, group).load_state_dict(state)
             return trainer, self.seconds
         before = budget.now()
-        trainer, _ = started(config, domains)
+        trainer, _ = make_trainer(config, domains)
         self._configs, self.seconds = start_configs(config), budget.now() - before
         self._state = {group: copy.deepcopy(getattr(trainer.model, group).state_dict()) for group in STARTED}
         return trainer, self.seconds

@@ -23,14 +23,14 @@ _LISTED = 5  # skipped videos named in one message
 
 @dataclass(frozen=True)
 class Clip:
-    """One decoded video: where it came from and its read-only ``(T, H, W, 3)`` uint8 RGB frames."""
+    """One decoded video: its path and its read-only ``(T, H, W, 3)`` uint8 RGB frames."""
 
     path: Path
     frames: np.ndarray
 
 
 def find_videos(path: str | os.PathLike[str], argument: str = "path") -> list[Path]:
-    """List the videos at ``path`` in natural order of their names.
+    """The videos at ``path``, in natural order of their names.
 
     A file is a list of itself. A folder is searched recursively for video files and for folders that directly hold
     ``.png``/``.jpg`` frames, each of which is one video. Names that start with a dot are ignored and links to folders
@@ -87,7 +87,7 @@ class Domain:
     size: int
     flip: bool = False
     skipped: tuple[tuple[Path, str], ...] = ()
-    # Holds the folder of memory-mapped frames, which goes when the domain does.
+    # Holds the folder of memory-mapped frames, which is removed with the domain.
     _storage: _FrameStore | None = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -103,7 +103,7 @@ class Domain:
         memory_gib: float = 1.0,
         progress: bool = False,
     ) -> Domain:
-        """Decode the videos at ``path``, scaled with antialiasing so that their shorter side is ``size``.
+        """A domain of the videos at ``path``, scaled with antialiasing so that their shorter side is ``size``.
 
         A video that cannot be read, or has fewer than ``frames`` frames, is skipped and listed in ``skipped``.
 
@@ -145,7 +145,7 @@ class Domain:
         size: int,
         flip: bool = False,
     ) -> Domain:
-        """Make a domain of ``(T, H, W, 3)`` uint8 RGB videos in memory, scaled like those of :meth:`open`.
+        """A domain of ``(T, H, W, 3)`` uint8 RGB videos in memory, scaled like those of :meth:`open`.
 
         Args:
             arrays: the videos.
@@ -171,7 +171,7 @@ class Domain:
         return cls(clips, frames, size, flip)
 
     def sample(self, generator: torch.Generator) -> torch.Tensor:
-        """Draw a clip: float32 ``(frames, 3, size, size)`` in [-1, 1], contiguous.
+        """A random clip: float32 ``(frames, 3, size, size)`` in [-1, 1], contiguous.
 
         The video (each equally likely), the first frame, the crop along the longer side and the flip are uniform and
         depend on the state of ``generator`` alone, which must be on the CPU.
@@ -187,14 +187,15 @@ class Domain:
         return to_tensor(window)
 
     def batch(self, generator: torch.Generator, batch_size: int) -> torch.Tensor:
-        """Draw ``batch_size`` samples: float32 ``(B, frames, 3, size, size)`` in [-1, 1]."""
+        """``batch_size`` random clips: float32 ``(B, frames, 3, size, size)`` in [-1, 1]."""
         return torch.stack([self.sample(generator) for _ in range(batch_size)])
 
     def spread(self, count: int) -> torch.Tensor:
         """The same ``count`` clips every time, evenly over the videos: float32 ``(count, frames, 3, size, size)``.
 
-        As if the videos were laid end to end: of many videos some, each somewhere in its length, and of few each as
-        often as any other, up to one, from first frames evenly apart. The middle of each frame, never mirrored.
+        Places are evenly apart, as if the videos were laid end to end. Of many videos some are taken, each at some
+        place. Of few videos each is taken equally often, give or take one. Frames are cropped at their middle and never
+        mirrored.
         """
         clips = []
         for index in range(count):
@@ -270,7 +271,7 @@ def _draw(count: int, generator: torch.Generator) -> int:
 
 
 def _fit(frame: np.ndarray, size: int) -> np.ndarray:
-    """Scale ``(H, W, 3)`` uint8 so that its shorter side is ``size``; Pillow's filters antialias."""
+    """The frame ``(H, W, 3)`` uint8, scaled by Pillow with antialiasing so that its shorter side is ``size``."""
     height, width = frame.shape[:2]
     shorter = min(height, width)
     if shorter == size:
@@ -288,7 +289,7 @@ class _FrameStore:
         self._files = 0
 
     def add(self, frames: Iterator[np.ndarray]) -> np.ndarray:
-        """Store a video and return it as a read-only ``(T, H, W, 3)`` array."""
+        """The video as a read-only ``(T, H, W, 3)`` array, after it is stored."""
         first = next(frames)
         frames = chain([first], frames)
         buffer = bytearray()

@@ -42,7 +42,7 @@ _LEVELS = (200, 255)  # range of a digit's gray level
 def figure1_pair(
     scene: int | np.random.Generator, frames: int = 16, size: int = 64
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Render one scene in both domains: an exact pair, for scoring only.
+    """One scene rendered in both domains: an exact pair, for scoring only.
 
     Frame ``t`` of the target is blue if ``t < frames / 2`` and red after. Digits have the same gray levels in both,
     move by fractions of a pixel and have smooth edges.
@@ -79,7 +79,7 @@ def figure1_pair(
 def figure1_clips(
     domain: Literal["source", "target"], count: int, frames: int = 16, size: int = 64, seed: int = 0
 ) -> list[np.ndarray]:
-    """Render ``count`` clips of one domain, uint8 ``(frames, size, size, 3)`` RGB.
+    """``count`` rendered clips of one domain, uint8 ``(frames, size, size, 3)`` RGB.
 
     The two domains show different scenes under any one seed, so they are unpaired.
 
@@ -136,7 +136,7 @@ def _moving_digit(rng: np.random.Generator, frames: int, size: int) -> tuple[np.
 
 
 def _bounce(position: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Fold a straight path back and forth between ``low`` and ``high``."""
+    """A straight path folded back and forth between ``low`` and ``high``."""
     span = high - low
     phase = (position - low) % (2 * span)
     return low + np.minimum(phase, 2 * span - phase)

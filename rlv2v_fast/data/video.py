@@ -35,7 +35,7 @@ VIDEO_SUFFIXES = CONTAINER_SUFFIXES | ANIMATION_SUFFIXES
 DEFAULT_FPS = Fraction(25)
 """Frame rate reported for a folder of frames, which records none."""
 
-# libavformat would also sniff a renamed picture or subtitle file; only true video containers are accepted.
+# libavformat also recognizes a renamed picture or subtitle file. Only video containers are accepted.
 _CONTAINER_NAMES = frozenset({"mov", "mp4", "matroska", "webm", "avi"})
 _STRICT = {"err_detect": "crccheck+explode"}
 _PILLOW_ERRORS = (
@@ -51,7 +51,7 @@ _PILLOW_ERRORS = (
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video declares about itself.
+    """The properties that a video declares.
 
     ``width`` and ``height`` are in pixels as shown (rotation applied), ``fps`` in frames per second, ``frames`` is
     None where the container does not say (WebM, MKV).
@@ -71,7 +71,7 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
 
 
 def frame_files(folder: Path) -> list[Path]:
-    """The frame pictures directly inside ``folder`` in natural order, hidden files left out."""
+    """The picture files directly inside ``folder``, in natural order, without hidden files."""
     files = (entry for entry in folder.iterdir() if not entry.name.startswith("."))
     frames = [entry for entry in files if entry.suffix.lower() in FRAME_SUFFIXES and entry.is_file()]
     return sorted(frames, key=lambda entry: natural_key(entry.name))
@@ -132,7 +132,7 @@ def read_frames(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
 
 
 def to_tensor(frames: np.ndarray | Sequence[np.ndarray]) -> torch.Tensor:
-    """Convert ``(T, H, W, C)`` uint8 frames (an array or a list of frames) to float32 ``(T, C, H, W)`` in [-1, 1].
+    """``(T, H, W, C)`` uint8 frames (an array or a list of frames) as float32 ``(T, C, H, W)`` in [-1, 1].
 
     Raises:
         InputError: the frames are not uint8 or not four-dimensional, or differ in shape.
@@ -149,7 +149,7 @@ def to_tensor(frames: np.ndarray | Sequence[np.ndarray]) -> torch.Tensor:
 
 
 def to_uint8(video: torch.Tensor) -> np.ndarray:
-    """Convert ``(T, C, H, W)`` or ``(C, H, W)`` values in [-1, 1] to uint8 ``(..., H, W, C)``.
+    """``(T, C, H, W)`` or ``(C, H, W)`` values in [-1, 1] as uint8 ``(..., H, W, C)``.
 
     Values are rounded to the nearest level and clamped; ``to_uint8(to_tensor(x))`` is ``x``.
 
@@ -220,7 +220,7 @@ def _animation_images(path: Path) -> Iterator[tuple[Image.Image, int]]:
 
 
 def _count_gif_frames(file: BinaryIO) -> int:
-    """Walk the blocks of a GIF and count its pictures; Pillow takes a broken block for the end of the file.
+    """The number of pictures in the blocks of a GIF. Pillow takes a broken block for the end of the file.
 
     Raises:
         ValueError: the blocks do not run on to the trailer.
@@ -248,7 +248,7 @@ def _skip_palette(file: BinaryIO, flags: int) -> None:
 
 
 def _count_webp_frames(file: BinaryIO) -> int:
-    """Walk the chunks of a WebP and count its pictures.
+    """The number of pictures in the chunks of a WebP.
 
     Raises:
         ValueError: the chunks do not fill the size that the header declares.
@@ -288,7 +288,7 @@ def _probe_animation(path: Path) -> VideoInfo:
 
 
 def _simplest_rate(frames: int, total_ms: int, step_ms: int) -> Fraction:
-    """The plainest rate whose total time, rounded to ``step_ms``, is ``total_ms``: whole, NTSC, or a small fraction."""
+    """The simplest rate (whole, NTSC or a small fraction) whose total time rounds to ``total_ms`` in ``step_ms``."""
     exact = Fraction(1000 * frames, total_ms)
     ntsc = Fraction(1000, 1001)
     units = [Fraction(1), ntsc, *(Fraction(1, denominator) for denominator in range(2, 1001))]
@@ -304,7 +304,7 @@ def _open_container(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     import av
 
     try:
-        # Texts are of no use here, so a damaged one does not matter.
+        # Metadata texts are not used, so damaged ones do not matter.
         with av.open(os.fspath(path), options=_STRICT, metadata_errors="replace") as container:
             if _CONTAINER_NAMES.isdisjoint(container.format.name.split(",")):
                 raise damaged(path, f"its content is {container.format.name}")
@@ -320,7 +320,7 @@ def _open_container(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             yield container, streams[0]
     except InputError:
         raise
-    except (av.FFmpegError, OSError, ValueError, ArithmeticError) as error:  # the last two from absurd values
+    except (av.FFmpegError, OSError, ValueError, ArithmeticError) as error:  # absurd values cause the last two
         raise damaged(path, getattr(error, "strerror", None) or error) from error
 
 
@@ -363,7 +363,7 @@ def _read_container(path: Path) -> Iterator[np.ndarray]:
 
 
 def _matroska_ends_early(path: Path) -> bool:
-    """Whether an MKV or WebM is shorter than its segment declares; it may hold too few frames for no other sign."""
+    """Whether an MKV or WebM is shorter than its segment declares, which may be the only sign of missing frames."""
     with path.open("rb") as file:
         file.seek(4)
         file.seek(_ebml_size(file) or 0, os.SEEK_CUR)
@@ -374,7 +374,7 @@ def _matroska_ends_early(path: Path) -> bool:
 
 
 def _ebml_size(file: BinaryIO) -> int | None:
-    """Read the size of a Matroska element; None where it is left open, as in live recordings."""
+    """The size of a Matroska element; None where it is left open, as in live recordings."""
     first = _exactly(file, 1)
     more = 8 - first[0].bit_length()  # bytes that follow, as many as the leading zero bits
     bits = 7 * (more + 1)
@@ -384,7 +384,7 @@ def _ebml_size(file: BinaryIO) -> int | None:
 
 @dataclass
 class _Tally:
-    """What came out of a container, to compare with what it declares."""
+    """Counts of what a container held, for comparison with what it declares."""
 
     packets: int = 0
     discarded: int = 0
@@ -403,7 +403,7 @@ class _Tally:
         self.end = max(self.end, (frame.pts or 0) + (frame.duration or 0))
 
     def shortfall(self, container: InputContainer, stream: VideoStream) -> str | None:
-        """Say what is missing, or None. A clip trimmed by an edit list rightly has fewer packets than samples."""
+        """A text that says what is missing, or None. A clip trimmed by an edit list has fewer packets than samples."""
         if self.packets == stream.frames:
             missing = stream.frames - self.discarded - self.shown
             return f"it declares {stream.frames} frames but {missing} of them are missing" if missing else None
@@ -416,7 +416,7 @@ class _Tally:
 
 
 def _declared_seconds(container: InputContainer, stream: VideoStream) -> Fraction | None:
-    """When the last frame should end, or None where nothing tells (as in live recordings)."""
+    """The time at which the last frame should end; None where nothing declares it (as in live recordings)."""
     if stream.duration and stream.time_base:
         return ((stream.start_time or 0) + stream.duration) * stream.time_base
     tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))

@@ -1,4 +1,4 @@
-"""Writing videos one frame at a time, few in memory; an unfinished file never has its final name."""
+"""Writing videos one frame at a time, with few frames in memory. An unfinished file never has its final name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Format:
-    """How one output suffix is encoded; times of GIF and WebP are whole ``ticks`` of a second."""
+    """How one output suffix is encoded. Times of GIF and WebP are whole multiples of 1 / ``ticks`` seconds."""
 
     codec: str
     options: dict[str, str]
@@ -303,17 +303,17 @@ class _ContainerSink:
         return self._reformatter.reformat(frame, format=self._stream.pix_fmt, dst_colorspace=matrix)
 
     def finish(self) -> None:
-        """Write what the encoder still holds, and the end of the file."""
+        """Write the frames that the encoder still holds, and the end of the file."""
         self._container.mux(self._stream.encode(None))
         self._container.close()
 
     def close(self) -> None:
-        """Let go of the files, finished or not."""
+        """Close the files, finished or not."""
         import av
 
         if self._audio:
             self._audio.close()
-        # An unfinished file is thrown away, so whether its ending can be written does not matter.
+        # An unfinished file is deleted, so it does not matter whether its end can be written.
         with suppress(av.FFmpegError):
             self._container.close()
 
@@ -336,7 +336,7 @@ def _indexed(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _AudioTrack:
-    """The first audio track of another video, muxed as far as the pictures have come."""
+    """The first audio track of another video, muxed in step with the pictures."""
 
     def __init__(self, source: InputContainer, output: OutputContainer, stream: AudioStream, copy: bool) -> None:
         self._source, self._output, self._stream = source, output, stream
@@ -367,7 +367,7 @@ class _AudioTrack:
         return cls(source, output, stream, copy)
 
     def _offset(self, time_base: Fraction) -> int:
-        """When the pictures of the source start, which is time zero of the output, in units of ``time_base``."""
+        """The start time of the source's pictures, time zero of the output, in units of ``time_base``."""
         video = self._source.streams.video
         if not video or video[0].start_time is None or video[0].time_base is None:
             return 0

@@ -1,1 +1,1 @@
-"""Losses: functions of tensors and logits; no networks, no state."""
+"""Losses as functions of tensors and logits, without networks or state."""

@@ -10,7 +10,7 @@ KINDS = ("bce", "hinge", "least_squares")
 
 
 def real_loss(logits: Tensor, kind: str = "bce") -> Tensor:
-    """Per-element loss of a discriminator that should say "real" (y = 1).
+    """Per-element loss of a discriminator on real inputs (y = 1).
 
     bce: softplus(-z). hinge: max(0, 1 - z). least_squares: (z - 1)^2. Shape of logits.
     """
@@ -24,7 +24,7 @@ def real_loss(logits: Tensor, kind: str = "bce") -> Tensor:
 
 
 def fake_loss(logits: Tensor, kind: str = "bce") -> Tensor:
-    """Per-element loss of a discriminator that should say "fake" (y = 0).
+    """Per-element loss of a discriminator on fake inputs (y = 0).
 
     bce: softplus(z). hinge: max(0, 1 + z). least_squares: z^2. Shape of logits.
     """
@@ -34,7 +34,7 @@ def fake_loss(logits: Tensor, kind: str = "bce") -> Tensor:
 
 
 def fooling_loss(logits: Tensor, kind: str = "bce") -> Tensor:
-    """Per-element loss of a generator whose output should be taken for real.
+    """Per-element loss of a generator on a discriminator's logits of its output.
 
     bce: softplus(-z), the non-saturating form. hinge: -z. least_squares: (z - 1)^2. Shape of logits.
     """
@@ -42,7 +42,7 @@ def fooling_loss(logits: Tensor, kind: str = "bce") -> Tensor:
 
 
 def r1_penalty(logits: Tensor, inputs: Tensor) -> Tensor:
-    """Scalar 1/2 E |d sum(logits) / d inputs|^2 per sample, differentiable; inputs (B, ...) require grad.
+    """The R1 penalty 1/2 E |d sum(logits) / d inputs|^2, a differentiable scalar; inputs (B, ...) require grad.
 
     Source: Mescheder et al. 2018, "Which Training Methods for GANs do actually Converge?", eq. 9.
     """

@@ -1,7 +1,8 @@
-"""DiffAugment: random, differentiable changes to what a discriminator sees, so that few videos do not get memorized.
+"""DiffAugment: random, differentiable changes to a discriminator's input, so that it does not memorize few videos.
 
-Source: Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training". One draw serves all frames of
-a clip, so that motion stays motion.
+All frames of a clip are changed alike, which keeps its motion.
+
+Source: Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training".
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ POLICIES = ("translation", "cutout", "brightness")
 
 
 def diff_augment(video: Tensor, policies: tuple[str, ...], generator: torch.Generator) -> Tensor:
-    """Augment clips.
+    """The clips with random changes.
 
     Args:
         video: (B, T, C, H, W) in [-1, 1].

@@ -1,4 +1,4 @@
-"""The contrast loss: what is brighter than its surroundings should mostly not become the darker."""
+"""The contrast loss: what is brighter than its surroundings should stay brighter in the translation."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _TINY = 1e-8
 
 
 def contrast_loss(video: Tensor, translation: Tensor) -> Tensor:
-    """mean max(0, -s), s = (cov(a, b) + C3) / (std(a) std(b) + C3) of the intensities of each 7x7 window.
+    """How much contrast a translation inverts: mean max(0, -s), s = (cov(a, b) + C3) / (std(a) std(b) + C3).
 
-    Without pairs, a chequered floor and its negative look equally right to a discriminator, and two generators whose
-    choices differ are forced by the cycle loss into either. Contrast may weaken or vanish at no cost, as much does at
-    night, but not turn round. Windows with a pixel that changes against its frame's trend, as a light that comes on
-    while night falls, cost nothing: without that exemption lights were held back.
+    s is that of the intensities a and b in each 7x7 window. Without pairs, a chequered floor and its negative look
+    equally right to a discriminator, and the cycle loss keeps whichever the generators chose. Contrast may weaken or
+    vanish at no cost, as it often does at night, but not invert. A window with a pixel that changes against its frame's
+    trend, such as a light that comes on while night falls, costs nothing: without that exemption lights stayed dark.
 
     Args:
         video, translation: (B, T, C, H, W) in [-1, 1], H and W at least 7; the intensity is the mean of the channels.
@@ -44,7 +44,7 @@ def contrast_loss(video: Tensor, translation: Tensor) -> Tensor:
 
 
 def _follows_trend(change: Tensor) -> Tensor:
-    """1 for windows whose every pixel of (N, 1, H, W) changes as its frame does, or not at all; 0 for others."""
+    """1 for windows of (N, 1, H, W) in which no pixel changes against its frame's mean change; 0 for others."""
     trend = change.mean(dim=(1, 2, 3), keepdim=True).sign()
     return (F.max_pool2d(-trend * change, _WINDOW, _STRIDE) <= 0).float()
 

@@ -1,4 +1,4 @@
-"""The recurrent loss L_rr: a predictor must forecast the next frame of its own domain."""
+"""The recurrent loss L_rr, of a predictor's forecasts of the next frames in its own domain."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ DISTANCES = ("l1", "l2")
 
 
 def distance(a: Tensor, b: Tensor, kind: str = "l1") -> Tensor:
-    """Scalar mean |a - b| ("l1") or (a - b)^2 ("l2")."""
+    """The mean distance of two tensors, a scalar: |a - b| ("l1") or (a - b)^2 ("l2")."""
     if kind == "l1":
         return F.l1_loss(a, b)
     if kind == "l2":
@@ -18,11 +18,11 @@ def distance(a: Tensor, b: Tensor, kind: str = "l1") -> Tensor:
 
 
 def recurrent_loss(video: Tensor, forecast: Tensor, kind: str = "l1") -> Tensor:
-    """L_rr = mean_t d(x_{t+1}, P(x_1..t)).
+    """The loss of a predictor's forecasts: L_rr = mean_t d(x_{t+1}, P(x_1..t)).
 
     Args:
         video: (B, T, C, H, W), T >= 2.
-        forecast: (B, T or T-1, C, H, W); frame t forecasts frame t+1 of video, a last one is unused.
+        forecast: (B, T or T-1, C, H, W); frame t forecasts frame t+1 of video; frame T is not used.
         kind: "l1" (the authors') or "l2".
     """
     frames = video.shape[1]

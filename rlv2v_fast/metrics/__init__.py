@@ -1,4 +1,4 @@
-"""Scores of translated videos, and translations without training to compare them with."""
+"""Scores of translated videos, and baselines: translations that need no training."""
 
 from rlv2v_fast.metrics.baselines import (
     fit_histogram,

@@ -1,6 +1,6 @@
-"""Translations that need no training and no pairs: what a model has to beat.
+"""Translations that need no training and no pairs, which a model has to beat.
 
-Each is fitted to clips of the target domain, floating point ``(T, C, H, W)`` in [-1, 1], which no source clip matches.
+Each is fitted to clips of the target domain, floating point ``(T, C, H, W)`` in [-1, 1]; no source clip matches them.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ def fit_mean_std(clips: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Ten
 
 
 def mean_std_transfer(source: torch.Tensor, target_mean: torch.Tensor, target_std: torch.Tensor) -> torch.Tensor:
-    """Shift and scale each channel of a clip to the target's mean and deviation (after Reinhard et al., 2001).
+    """A clip with each channel shifted and scaled to the target's mean and deviation (after Reinhard et al., 2001).
 
-    Statistics of the source are those of the whole clip, so its motion keeps its form. A channel without contrast
-    becomes the target's mean.
+    The source's statistics are those of the whole clip, so that its motion is kept. A channel without contrast becomes
+    the target's mean.
 
     Args:
         source: floating point ``(T, C, H, W)`` in [-1, 1].
@@ -53,7 +53,7 @@ def mean_std_transfer(source: torch.Tensor, target_mean: torch.Tensor, target_st
 
 
 def fit_histogram(clips: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Share of each of 256 levels in each channel over all clips, float64 ``(C, 256)`` with rows that sum to 1.
+    """The share of each of 256 levels in each channel over all clips: float64 ``(C, 256)``, with rows that sum to 1.
 
     Raises:
         InputError: there is no clip, one is not floating point ``(T, C, H, W)``, or channels differ in number.
@@ -64,7 +64,7 @@ def fit_histogram(clips: Iterable[torch.Tensor]) -> torch.Tensor:
 
 
 def histogram_matching(source: torch.Tensor, target_histogram: torch.Tensor) -> torch.Tensor:
-    """Map the 256 levels of each channel of a clip in order, so that their shares become the target's.
+    """A clip whose 256 levels in each channel are mapped, in order, so that their shares become the target's.
 
     Args:
         source: floating point ``(T, C, H, W)`` in [-1, 1].
@@ -139,7 +139,7 @@ def _to_levels(values: torch.Tensor) -> torch.Tensor:
 
 
 def _match(levels: torch.Tensor, target_share: torch.Tensor) -> torch.Tensor:
-    """Give each level the target level at the same rank, taken at the middle of the level's own share."""
+    """The levels replaced by the target's levels of the same rank; a level's rank is the middle of its share."""
     share = torch.bincount(levels, minlength=_LEVELS).double() / len(levels)
     rank = share.cumsum(0) - share / 2
     mapping = torch.searchsorted(target_share.cumsum(0).contiguous(), rank).clamp(max=_LEVELS - 1)

@@ -1,4 +1,4 @@
-"""Scores of the Figure 1 task: is the background the right colour at each moment, and are the digits still there?"""
+"""Scores of the Figure 1 task: whether backgrounds have the right colour at each time, and digits their shape."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from rlv2v_fast.errors import InputError
 
 
 def background_accuracy(video: Tensor, background: Tensor, digits: Tensor, palette: Tensor) -> Tensor:
-    """Share of frames whose mean background colour is nearest to the colour it should have.
+    """The share of frames whose mean background colour is nearest to its true colour.
 
     Args:
         video: (T, C, H, W) in [-1, 1].
-        background: (T,) int64, index into palette of each frame's true colour.
+        background: (T,) int64, the index into palette of each frame's true colour.
         digits: (T, H, W) bool, pixels that are not background.
         palette: (N, C), the colours a background may be taken for, in [-1, 1].
 
@@ -36,7 +36,7 @@ def digit_iou(video: Tensor, digits: Tensor, threshold: float = 0.0) -> Tensor:
     Args:
         video: (T, C, H, W) in [-1, 1].
         digits: (T, H, W) bool.
-        threshold: the least value of a digit's darkest channel.
+        threshold: a pixel is bright if its darkest channel is above this.
 
     Returns:
         Scalar in [0, 1], over all frames together.

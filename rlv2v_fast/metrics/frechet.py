@@ -1,7 +1,7 @@
-"""Distances between two sets of feature vectors: do translations, as a set, look like the target domain?
+"""Distances between two sets of feature vectors, such as those of translations and of real frames.
 
-The features are the caller's, any network's. A score is a "Frechet inception distance" only for one particular network
-and its preprocessing, so name the network beside the number.
+The caller chooses the network that gives the features. Only one particular network and its preprocessing make a
+"Frechet inception distance", so name the network beside the number.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from rlv2v_fast.errors import InputError
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Squared Frechet distance of the Gaussians with the sets' moments, 0 for equal moments.
+    """The squared Frechet distance of the Gaussians with the sets' moments, 0 for equal moments.
 
-    |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)), covariances biased. Few vectors make it large: compare numbers
-    of one set size only.
+    |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)), with biased covariances. It grows where vectors are few: compare
+    numbers of one set size only.
 
     Args:
         a, b: (N, F) and (M, F), N and M at least 2.
@@ -40,7 +40,9 @@ def frechet_distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 def kernel_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Squared maximum mean discrepancy with the kernel (x.y / F + 1)^3, unbiased: near 0, even below, for one law.
+    """The squared maximum mean discrepancy with the kernel (x.y / F + 1)^3, unbiased.
+
+    For two sets from one distribution it is near 0, and may be below.
 
     Args:
         a, b: (N, F) and (M, F), N and M at least 2.
@@ -68,7 +70,7 @@ def _mean_off_diagonal(matrix: Tensor) -> Tensor:
 
 
 def _root(matrix: Tensor) -> Tensor:
-    """Symmetric root of a positive semidefinite matrix; rounding may have made eigenvalues slightly negative."""
+    """The symmetric root of a positive semidefinite matrix, whose eigenvalues rounding may have made negative."""
     values, vectors = torch.linalg.eigh(matrix)
     return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
 

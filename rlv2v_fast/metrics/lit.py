@@ -1,4 +1,4 @@
-"""Are the right pixels of a night scene alight?"""
+"""Which pixels of a night scene show warm light, and how well those of two videos agree."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from torch import Tensor
 
 from rlv2v_fast.errors import InputError
 
-# On the scale from 0 (black) to 1: how bright red and green are at least, and by how much both exceed blue.
+# On a scale from 0 (black) to 1: red and green must be brighter than _BRIGHT and exceed blue by more than _WARM.
 _BRIGHT, _WARM = 0.5, 0.2
 
 
 def lit_pixels(video: Tensor) -> Tensor:
     """Where a video shows warm light: min(R, G) > 0.5 and min(R, G) - B > 0.2, colours in [0, 1].
 
-    White, and the blue of a bright sky, are not warm; the dim glow of light on a street is not bright.
+    White and the blue of a bright sky are not warm. The dim glow of light on a street is not bright.
 
     Args:
         video: (..., 3, H, W) in [-1, 1].
@@ -47,7 +47,7 @@ def lit_iou(prediction: Tensor, reference: Tensor) -> Tensor:
     if prediction.shape != reference.shape or prediction.dim() not in (4, 5):
         shapes = f"{tuple(prediction.shape)} and {tuple(reference.shape)}"
         raise InputError(f"prediction and reference must have one shape, (T, 3, H, W) or (B, T, 3, H, W), got {shapes}")
-    found, true = lit_pixels(prediction), lit_pixels(reference)
-    both = (found & true).sum(dim=(-3, -2, -1)).double()
-    either = (found | true).sum(dim=(-3, -2, -1)).double()
+    lit, truth = lit_pixels(prediction), lit_pixels(reference)
+    both = (lit & truth).sum(dim=(-3, -2, -1)).double()
+    either = (lit | truth).sum(dim=(-3, -2, -1)).double()
     return torch.where(either > 0, both / either.clamp_min(1), torch.ones_like(either))

@@ -1,4 +1,4 @@
-"""How far the small patches of two sets of frames are apart: the unpaired score by which training may be stopped."""
+"""The distance between the small patches of two sets of frames: the unpaired score that models are chosen by."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _PATCH, _SCALES = 7, (1, 2)
 
 
 def patch_distance(a: Tensor, b: Tensor, *, projections: int = 256, samples: int = 4096, seed: int = 5) -> Tensor:
-    """Sliced Wasserstein distance of the 7x7 patches of two sets of frames, at full and half size; 0 for equal sets.
+    """The sliced Wasserstein distance of the 7x7 patches of two sets of frames, at full and half size.
 
-    Patches are projected onto random unit vectors, a random linear function of their height in the frame is added (a
-    bright sky is another thing than a bright street), and the sorted projections of both sets are compared by mean
-    absolute difference. The same seed asks the same questions of every set. It needs no pairs, and therefore cannot
-    tell whether the right thing looks right.
+    Patches are projected onto random unit vectors. A random linear function of their height in the frame is added,
+    because a bright sky is not a bright street. The sorted projections of both sets are compared by mean absolute
+    difference; 0 for equal sets. One seed gives the same vectors for all sets. The distance needs no pairs, so it
+    cannot tell whether the right object looks right.
 
     Args:
         a, b: (N, C, H, W) and (M, C, H, W), H and W at least 14.
-        projections: random vectors for each scale.
-        samples: patches drawn from each set for each scale, at most.
+        projections: number of random vectors at each scale.
+        samples: most patches drawn from each set at each scale.
         seed: of the projections and of the patches drawn.
 
     Returns:
@@ -52,12 +52,12 @@ def patch_distance(a: Tensor, b: Tensor, *, projections: int = 256, samples: int
 
 
 def _places(frames: Tensor) -> int:
-    """How many patches there are."""
+    """The number of patches in the frames."""
     return frames.shape[0] * (frames.shape[2] - _PATCH + 1) * (frames.shape[3] - _PATCH + 1)
 
 
 def _projected(frames: Tensor, chosen: Tensor, weight: Tensor, slope: Tensor) -> Tensor:
-    """(patches, projections) of those chosen, counted by frame, row and column; all would take five times as long."""
+    """Projections of the chosen patches, (patches, projections). Projecting all patches took five times as long."""
     patches = frames.unfold(2, _PATCH, 1).unfold(3, _PATCH, 1)  # (N, C, rows, columns, 7, 7)
     rows, columns = patches.shape[2:4]
     frame, row, column = chosen // (rows * columns), chosen // columns % rows, chosen % columns

@@ -1,4 +1,4 @@
-"""How a video moves: as a reference does, or as its own optical flow says."""
+"""Scores of a video's motion, against a reference or against its optical flow."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def temporal_difference(video: torch.Tensor) -> torch.Tensor:
 
 
 def temporal_error(prediction: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """Mean absolute difference of the changes between consecutive frames, 0 where both change alike.
+    """The mean absolute difference of the changes from frame to frame, 0 where both videos change alike.
 
-    A constant difference in colour costs nothing; flicker that the reference does not have does.
+    A constant difference in colour costs nothing. Flicker that the reference does not have costs.
 
     Args:
         prediction, reference: floating point ``(T, C, H, W)`` or ``(B, T, C, H, W)``, at least two frames long.
@@ -45,9 +45,9 @@ def temporal_error(prediction: torch.Tensor, reference: torch.Tensor) -> torch.T
 
 
 def warping_error(video: torch.Tensor, flow: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
-    """Mean squared difference between each frame and the one before it, moved by the optical flow, where both show it.
+    """The mean squared difference between each frame and the previous one moved by the optical flow, where visible.
 
-    Flicker costs; so does a texture that does not move with what it is on. A still video of a still scene has 0.
+    Flicker costs, and so does a texture that does not move with its object. A still video of a still scene has 0.
 
     Args:
         video: floating point ``(T, C, H, W)`` in [-1, 1], T >= 2.

@@ -1,4 +1,4 @@
-"""The discriminator D: per-frame authenticity and style, and one verdict on the whole clip."""
+"""The discriminator D: logits of authenticity and style for each frame, and one logit for the whole clip."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Verdict(NamedTuple):
 
 
 class Trunk(nn.Module):
-    """Three RPB (w, 2w, 4w): (B, C, T, H, W) to (B, 4w, T, H // 8, W // 8)."""
+    """Features by three RPB (w, 2w, 4w): (B, C, T, H, W) to (B, 4w, T, H // 8, W // 8)."""
 
     def __init__(self, width: int, channels: int, *, norm: str, backend: str) -> None:
         super().__init__()
@@ -35,10 +35,10 @@ class Trunk(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Trunk of three RPB; a causal convolution gives the per-frame logits, a position-aware pooling the clip's.
+    """Judges a clip: three RPB, then a causal convolution for the frames' logits and a pooling for the clip's logit.
 
     The clip head averages relu(A [f, t]) over the features f of every pixel and their position t in [0, 1] in the
-    clip: knowing t, it can ask for one look in the first half of a clip and another in the second (Figure 1). The ReLU
+    clip. With t it can expect one style in the first half of a clip and another in the second (Figure 1). The ReLU
     precedes the mean because per-frame normalization fixes the mean of f itself.
 
     Args:

@@ -17,7 +17,7 @@ STRIDE = 8
 
 @dataclass(frozen=True)
 class GeneratorState:
-    """What a generator must remember of the frames it has seen to continue a stream."""
+    """What a generator remembers of earlier frames, so that it can continue a stream."""
 
     stem: ConvState
     encoder: tuple[BlockState | None, ...]
@@ -30,20 +30,20 @@ START = GeneratorState(None, (None, None, None), None, (None, None, None), None)
 
 
 OUTPUTS = ("tanh", "gain")
-# Of a usual convolution's weights, at the start: what is drawn is then nearly the input.
+# Scale of the last convolution's initial weights for "gain": the output is then nearly the input.
 _GAIN_SCALE = 0.1
 
 
 class Generator(nn.Module):
-    """Stem, three RPB (w, 2w, 4w), ConvLSTM(4w), three URB (2w, w, w), additive skips, convolution, output.
+    """Translates a clip: stem, three RPB (w, 2w, 4w), ConvLSTM(4w), three URB (2w, w, w), additive skips, head.
 
     Args:
         width: channels w of the first level.
         channels: channels C of a frame.
         norm: "batch" or "instance" (per frame).
         backend: of the fused operators, "auto", "triton", "cpp" or "reference".
-        output: "tanh" (the paper's), or "gain": each pixel of the input times a gain, plus an emission, clamped, which
-            starts near the input and so need not learn to draw what it is given.
+        output: "tanh" (the paper's), or "gain": each pixel of the input times a gain plus an emission, clamped. "gain"
+            starts near the input, so it need not learn to draw it.
 
     Source: Figure 5 (three RPB, three URB); the bottleneck and the skips as in the authors' code.
     """
@@ -69,7 +69,7 @@ class Generator(nn.Module):
                 self.head.bias.zero_()  # type: ignore[union-attr]
 
     def forward(self, video: Tensor) -> Tensor:
-        """Translate a clip.
+        """The translation of a clip.
 
         Args:
             video: (B, T, C, H, W) in [-1, 1], H and W multiples of 8.
@@ -83,7 +83,12 @@ class Generator(nn.Module):
         return self.stream(video, START)[0]
 
     def stream(self, video: Tensor, state: GeneratorState = START) -> tuple[Tensor, GeneratorState]:
-        """Translate the next frames of a stream; `state` is what the call before returned."""
+        """The translation of a stream's next frames, and the state for the call after it.
+
+        Args:
+            video: (B, t, C, H, W).
+            state: the state that the previous call returned.
+        """
         self._check(video)
         x, stem = self.stem.stream(video.transpose(1, 2), state.stem)
         levels = [x]
@@ -104,15 +109,15 @@ class Generator(nn.Module):
         return drawn, GeneratorState(stem, tuple(encoder), bottleneck, tuple(decoder), head)
 
     def _drawn(self, y: Tensor, video: Tensor) -> Tensor:
-        """Frames (B, T, C, H, W) from what the head gives, (B, T, C or 2C, H, W), and from the input."""
+        """Frames (B, T, C, H, W) from the head's output y, (B, T, C or 2C, H, W), and the input."""
         if self.output == "tanh":
             return torch.tanh(y)
         gain, emission = y.chunk(2, dim=2)
-        # Black is 0 light: -1.
+        # Black, no light, is -1.
         return ((video + 1) * (1 + gain) + emission - 1).clamp(-1, 1)
 
     def fuse(self) -> Generator:
-        """Fold what normalization can be folded into the blocks' convolutions, in place, as R.fuse; returns self."""
+        """Fold normalizations into the blocks' convolutions where R.fuse can, in place; returns self."""
         for block in (*self.encoder, *self.decoder):
             block.fuse()
         return self

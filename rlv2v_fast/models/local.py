@@ -1,7 +1,7 @@
-"""Networks that look at one frame and only a few pixels around each point: small enough to learn from few videos.
+"""Networks that see one frame and a few pixels around each point: small enough to learn from few videos.
 
-They stand in for the generator and the discriminator of Figure 5 where `network.generator` is "local" and
-`network.discriminator` is "patch". Ours, not the paper's; docs/paper.md says when they help.
+They replace the generator and the discriminator of Figure 5 where `network.generator` is "local" and
+`network.discriminator` is "patch". The paper does not have them; docs/paper.md says when they help.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _SLOPE = 0.2  # of the leaky ReLUs
 
 
 class FourierFeatures(nn.Module):
-    """A frame's channels and position, and sines of random projections of them, which training may turn.
+    """A frame's channels and coordinates, and sines of random projections of them. The projections are trained too.
 
-    A small network on plain colours is slow to tell near colours apart: it learns the slow functions of its input
-    first. Sines of a fast projection are near-orthogonal already for near colours.
+    A small network on plain colours learns slowly varying functions first, so it is slow to tell similar colours apart.
+    Sines of a fast projection are nearly orthogonal even for similar colours.
 
     Args:
         channels: channels C of a frame.
@@ -33,7 +33,8 @@ class FourierFeatures(nn.Module):
     Domains".
     """
 
-    # Of a coordinate in [-1, 1]: light may change over half a frame, not from pixel to pixel.
+    # Standard deviation of the projections of coordinates in [-1, 1]: light may change over half a frame, not from
+    # pixel to pixel.
     _POSITION = 1.0
 
     def __init__(self, channels: int, features: int, frequency: float) -> None:
@@ -47,28 +48,28 @@ class FourierFeatures(nn.Module):
         self.out_channels = channels + 2 + features
 
     def forward(self, frames: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C + 2 + F, H, W)."""
+        """Features (N, C + 2 + F, H, W) of frames (N, C, H, W)."""
         located = _located(frames)
-        # In bfloat16 a phase of some tens of radians would be wrong by a tenth of one.
+        # In bfloat16 a phase of some tens of radians would be wrong by a tenth of a radian.
         with torch.autocast(frames.device.type, enabled=False):
             waves = torch.sin(self.project(located))
         return torch.cat([located, waves], dim=1)
 
 
 class LocalGenerator(nn.Module):
-    """Each pixel's new colour is its own, times a gain, plus an emission; both are functions of its colour and place.
+    """Translates each pixel alone: its colour times a gain plus an emission, both functions of its colour and place.
 
-    y = clamp(gain (x + 1) + emission + table(x) - 1). Gain and emission are a pixelwise network of Fourier features.
-    The table holds an emission for each of 17x17x17 colours and is interpolated between them. Its entries learn alone,
-    and Adam moves that of a rare colour as fast as that of a frequent one, so that small dark things can light up. The
-    output is linear: a tanh is flat where it is dark, and what has once turned dark would hardly get its lights back.
-    Training sees the output before the clamp.
+    y = clamp(gain (x + 1) + emission + table(x) - 1). A pixelwise network computes gain and emission from Fourier
+    features. The table holds an emission for each of 17x17x17 colours, with interpolation between them. Each entry
+    learns alone, and Adam moves the entry of a rare colour as fast as that of a frequent one, so that small dark
+    objects can light up. The output is linear: a tanh is flat where it is dark, and a light that once went dark would
+    hardly come back. In training the output is not clamped.
 
     Args:
         width: channels of the hidden layers.
         channels: channels C of a frame.
-        norm, backend, output: taken for the interface of Generator; there is no normalization and no fused operator
-            here, and the output is always that of a gain.
+        norm, backend, output: accepted as by Generator, and not used: there is no normalization and no fused operator,
+            and the output is always a gain and an emission.
 
     Source of the table: Zeng et al. 2020, "Learning Image-Adaptive 3D Lookup Tables".
     """
@@ -76,7 +77,7 @@ class LocalGenerator(nn.Module):
     _FEATURES, _FREQUENCY = 64, 8.0
     # Colours along each axis of the table, and its learning speed relative to the other weights'.
     _LEVELS, _SPEED = 17, 3.0
-    # The gain at the start; what is learned is added.
+    # The gain before training; the network's output is added to it.
     _GAIN = 0.3
 
     def __init__(
@@ -103,40 +104,40 @@ class LocalGenerator(nn.Module):
         return self.stream(video, START)[0]
 
     def stream(self, video: Tensor, state: GeneratorState = START) -> tuple[Tensor, GeneratorState]:
-        """Translate the next frames of a stream; frames are translated alone, so there is no state to carry."""
+        """The translation of a stream's next frames, and `state` as it came: frames are translated one by one."""
         if video.dim() != 5 or video.shape[2] != self.channels or video.shape[1] < 1:
             raise ValueError(f"video must have shape (B, T >= 1, {self.channels}, H, W); got {tuple(video.shape)}")
-        # A forecast made under autocast is bfloat16; colours are told apart as finely as the weights are.
+        # A forecast made under autocast is bfloat16. Colours need the precision of the weights.
         frames = video.flatten(0, 1).to(self.head.weight.dtype)
         gain, emission = self.head(self.hidden(self.features(frames))).to(frames.dtype).chunk(2, dim=1)
         y = (frames + 1) * (gain + self._GAIN) + emission - 1 + self._looked_up(frames)
         return (y if self.training else y.clamp(-1, 1)).unflatten(0, video.shape[:2]), state
 
     def _looked_up(self, frames: Tensor) -> Tensor | float:
-        """(N, C, H, W): the table's emission for each pixel's colour."""
+        """The table's emission for each pixel's colour, (N, C, H, W); 0 without a table."""
         if self.table is None:
             return 0.0
         colours = frames.clamp(-1, 1).permute(0, 2, 3, 1).unsqueeze(1)
         table = self.table.expand(len(frames), -1, -1, -1, -1)
-        found = F.grid_sample(table, colours, padding_mode="border", align_corners=True)
-        return self._SPEED * found.squeeze(2)
+        emission = F.grid_sample(table, colours, padding_mode="border", align_corners=True)
+        return self._SPEED * emission.squeeze(2)
 
     def fuse(self) -> LocalGenerator:
-        """Nothing here can be folded; returns self."""
+        """self, unchanged: there is no normalization to fold."""
         return self
 
 
 class PatchDiscriminator(nn.Module):
-    """Per-frame authenticity and style of patches 26 pixels wide, and a verdict on the clip from the same features.
+    """Judges patches 26 pixels wide in each frame, for authenticity and style, and the clip from the same features.
 
-    A small patch shows what things look like and not how a scene is laid out, which few videos would make it memorize.
-    It knows where in the frame it looks. It sees plain colours: with FourierFeatures its verdict rises and falls along
-    the way from one colour to another, and the generator it teaches stays where it is.
+    A small patch shows the look of objects and not the layout of a scene, which a larger one would memorize from few
+    videos. The network knows the patch's place in the frame. It sees plain colours, not FourierFeatures: with those its
+    verdict rises and falls on the way from one colour to another, and the generator does not move.
 
     Args:
         width: channels w of the first level; the others have 2w and 4w.
         channels: channels C of a frame.
-        norm, backend: taken for the interface of Discriminator; there is no normalization and no fused operator here.
+        norm, backend: accepted as by Discriminator, and not used: there is no normalization and no fused operator.
 
     Source: Isola et al. 2017, "Image-to-Image Translation with Conditional Adversarial Networks" (PatchGAN).
     """
@@ -163,7 +164,7 @@ class PatchDiscriminator(nn.Module):
         return Verdict(authenticity, style, self._clip_logit(features, video.shape[0], video.shape[1]))
 
     def _clip_logit(self, features: Tensor, batch: int, frames: int) -> Tensor:
-        """As Discriminator's: the mean of relu(A [f, t]) over pixels and frames, t the position in the clip."""
+        """The clip's logit, (B,), from the mean of relu(A [f, t]) over pixels and frames, as in Discriminator."""
         position = torch.linspace(0, 1, frames, device=features.device, dtype=features.dtype).repeat(batch)
         plane = position[:, None, None, None].expand_as(features[:, :1])
         hidden = torch.relu(self.clip_hidden(torch.cat([features, plane], dim=1)))
@@ -171,12 +172,12 @@ class PatchDiscriminator(nn.Module):
 
 
 def _located(frames: Tensor) -> Tensor:
-    """(N, C + 2, H, W): frames and their coordinates, channels last, which spares convolutions the reordering."""
+    """Frames and their coordinates, (N, C + 2, H, W), channels last, so that convolutions need not reorder them."""
     return torch.cat([frames, _coordinates(frames)], dim=1).contiguous(memory_format=torch.channels_last)
 
 
 def _coordinates(frames: Tensor) -> Tensor:
-    """(N, 2, H, W): each pixel's height and width in its frame, in [-1, 1]."""
+    """Each pixel's vertical and horizontal position in its frame, in [-1, 1]: (N, 2, H, W)."""
     height, width = frames.shape[-2:]
     y, x = (torch.linspace(-1, 1, size, device=frames.device, dtype=frames.dtype) for size in (height, width))
     plane = torch.stack(torch.meshgrid(y, x, indexing="ij"))

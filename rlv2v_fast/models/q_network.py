@@ -1,4 +1,4 @@
-"""The critic Q(s, a): how good a next frame is after the frames seen."""
+"""The critic Q(s, a), which values a next frame given the frames before it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rlv2v_fast.nn.blocks import CausalConv3d
 
 
 class QNetwork(nn.Module):
-    """Discriminator trunk over the state with the action appended in time, a hidden layer, its mean, a linear head.
+    """Values an action: discriminator trunk over state and action in time, a hidden layer, its mean, a linear head.
 
     A constant channel carries the action's position in its clip, on which the reward depends. The head is linear
     because rewards are never positive and a ReLU could not fit them. The hidden layer's ReLU precedes the mean because
@@ -46,11 +46,11 @@ class QNetwork(nn.Module):
 
 
 class QEnsemble(nn.Module):
-    """Several Q-networks that start from different weights; the lowest value counts, against overestimation.
+    """The lowest value of several Q-networks with different initial weights, against overestimation.
 
     Args:
-        count: networks.
-        The others are those of QNetwork.
+        count: number of networks.
+        width, channels, norm, backend: as of QNetwork.
 
     Source: Fujimoto et al. 2018, "Addressing Function Approximation Error in Actor-Critic Methods".
     """
@@ -67,5 +67,5 @@ class QEnsemble(nn.Module):
 
 
 def q_members(critic: nn.Module) -> list[nn.Module]:
-    """The Q-networks that a critic is made of."""
+    """The Q-networks of a critic: the members of a QEnsemble, or the critic itself."""
     return list(critic.members) if isinstance(critic, QEnsemble) else [critic]

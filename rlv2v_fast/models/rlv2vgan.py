@@ -1,4 +1,4 @@
-"""RLV2VGAN: every network of the system, saved and loaded together."""
+"""RLV2VGAN: all networks of the system, which are saved and loaded together."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ WEIGHTS_FILE = "model.safetensors"
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What fixes the shape of every tensor of the model.
+    """The settings that fix the shape of every tensor of the model.
 
     width: channels of the first level. channels: of a frame. norm: "batch" (the paper's) or "instance" (per frame).
     critics: Q-networks of each domain, 0 for none; of several the lowest value counts. generator: "unet" (the paper's)
@@ -55,7 +55,7 @@ class ModelConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InputError(f"{name} must be a positive integer; got {value!r}")
-        # Models saved when this was a bool say true or false.
+        # Older saved models have true or false here.
         if not isinstance(self.critics, int) or self.critics < 0:
             raise InputError(f"critics must be an integer, at least 0; got {self.critics!r}")
         if self.norm not in NORMS:
@@ -72,8 +72,8 @@ class RLV2VGAN(nn.Module):
 
     Args:
         config: ModelConfig.
-        seed: of the initialization; each network draws from its own stream, so that leaving the critics out changes
-            no other weight.
+        seed: of the initialization. Each network draws from a stream of its own, so that a model without critics has
+            the same other weights.
         backend: of the fused operators.
 
     Source: Figure 2.
@@ -106,15 +106,15 @@ class RLV2VGAN(nn.Module):
         soft_update(self.generators_ema, self.generators, 1.0 - decay)
 
     def translate(self, video: Tensor, direction: str = "x2y", *, chunk: int = 8) -> Tensor:
-        """Translate a video with the averaged generator, in eval mode, `chunk` frames at a time.
+        """The translation of a video by the averaged generator, in eval mode.
 
         Args:
             video: (B, T, C, H, W) or (T, C, H, W) floats in [-1, 1], any H and W.
             direction: "x2y" or "y2x".
-            chunk: frames in one call of the network; bounds memory and does not change the result.
+            chunk: frames in one call of the network. Fewer need less memory; the result is the same.
 
         Returns:
-            The translation, of the same shape.
+            A tensor of the same shape.
         """
         if video.dim() not in (4, 5):
             raise ValueError(f"video must have shape (T, C, H, W) or (B, T, C, H, W); got {tuple(video.shape)}")
@@ -129,9 +129,10 @@ class RLV2VGAN(nn.Module):
 
     @torch.no_grad()
     def translate_stream(self, pieces: Iterator[Tensor], direction: str = "x2y") -> Iterator[Tensor]:
-        """Translate consecutive pieces (B, t, C, H, W) of one video, carrying the state from each to the next.
+        """The translations of consecutive pieces (B, t, C, H, W) of one video, one after the other.
 
-        The averaged generator as it is at the first piece, with its normalizations folded into its convolutions.
+        The state is carried from piece to piece. The generator is a copy of the averaged one, made at the first piece,
+        with its normalizations folded into its convolutions.
         """
         if direction not in DIRECTIONS:
             raise InputError(f"direction must be one of {', '.join(DIRECTIONS)}; got {direction!r}")
@@ -176,15 +177,15 @@ class RLV2VGAN(nn.Module):
             raise InputError(f"model file {path} cannot be read: {error}") from error
         own = self.state_dict()
         for name in sorted(own.keys() | tensors.keys()):
-            found = tuple(tensors[name].shape) if name in tensors else None
+            saved = tuple(tensors[name].shape) if name in tensors else None
             wanted = tuple(own[name].shape) if name in own else None
-            if found != wanted:
-                raise InputError(f"model file {path} holds another architecture: {name} is {found}, expected {wanted}")
+            if saved != wanted:
+                raise InputError(f"model file {path} holds another architecture: {name} is {saved}, expected {wanted}")
         self.load_state_dict(tensors)
 
 
 def read_model_config(folder: Path) -> ModelConfig:
-    """ModelConfig of a saved model; InputError where there is none or it is of a newer format."""
+    """The ModelConfig of a saved model. InputError where there is none or it has another format."""
     path = folder / CONFIG_FILE
     try:
         record = json.loads(path.read_text())
@@ -202,7 +203,7 @@ def read_model_config(folder: Path) -> ModelConfig:
 
 
 def pad_to_stride(video: Tensor) -> Tensor:
-    """Grow H and W of (B, T, C, H, W) to multiples of 8 by repeating the last row and column."""
+    """video (B, T, C, H, W) with its last row and column repeated until H and W are multiples of 8."""
     height, width = video.shape[-2:]
     down, right = -height % STRIDE, -width % STRIDE
     if not down and not right:

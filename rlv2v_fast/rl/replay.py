@@ -1,4 +1,4 @@
-"""The replay buffer: transitions as uint8 frames in one preallocated ring on the CPU."""
+"""Transitions, and the replay buffer that keeps them as uint8 frames in one preallocated ring on the CPU."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Transitions:
     """N transitions (s, a, r, s', a_true, position, domain, done, outcome); s' is s shifted by one with a appended.
 
     state: (N, p, C, H, W) float in [-1, 1]. action, true_action: (N, C, H, W). reward: (N,). position: (N,) in [0, 1],
-    index of the action's frame over the clip's length. domain: (N,) int64, 0 for x and 1 for y. done: (N,) bool.
-    outcome: (N,), the discounted sum of the rewards from this one to its clip's last.
+    index of the action's frame divided by the clip's length. domain: (N,) int64, 0 for x and 1 for y. done: (N,) bool.
+    outcome: (N,), the discounted sum of the rewards from this one to the last of its clip.
     """
 
     state: Tensor
@@ -30,7 +30,7 @@ class Transitions:
 
     @property
     def next_state(self) -> Tensor:
-        """(N, p, C, H, W)."""
+        """The states after the actions, (N, p, C, H, W)."""
         return torch.cat([self.state[:, 1:], self.action.unsqueeze(1)], dim=1)
 
     def __len__(self) -> int:
@@ -60,13 +60,13 @@ def from_bytes(frames: Tensor) -> Tensor:
 
 
 class ReplayBuffer:
-    """A ring of transitions; the oldest is overwritten when it is full.
+    """A ring of transitions that overwrites the oldest when it is full.
 
     Args:
-        capacity: most transitions it may hold.
+        capacity: the most transitions that it may hold.
         state_frames: p, frames in a state.
         frame_shape: (C, H, W).
-        gib: memory bound on the frames in GiB; lowers the capacity where p+2 frames each would need more.
+        gib: the most memory of the frames in GiB. The capacity is lowered to it, p+2 frames for each transition.
     """
 
     _SCALARS = ("reward", "position", "next_position", "domain", "done", "outcome")
@@ -91,7 +91,7 @@ class ReplayBuffer:
         return self.filled
 
     def add(self, new: Transitions) -> None:
-        """Store transitions, the oldest giving way."""
+        """Store transitions, over the oldest ones where the ring is full."""
         index = (self.cursor + torch.arange(len(new))) % self.capacity
         window = torch.cat([new.state, new.action.unsqueeze(1), new.true_action.unsqueeze(1)], dim=1)
         self.frames[index] = to_bytes(window).cpu()
@@ -110,7 +110,7 @@ class ReplayBuffer:
         return Transitions(state=frames[:, :-2], action=frames[:, -2], true_action=frames[:, -1], **scalars)
 
     def state_dict(self) -> dict[str, Any]:
-        """The filled part, and where the next transition goes."""
+        """The filled part of the ring, and the place of the next transition."""
         names = ("frames", *self._SCALARS)
         return {
             "capacity": self.capacity,

@@ -1,7 +1,7 @@
-"""The policy's two candidate frames, and rolling a policy out over clips to collect transitions.
+"""The policy with its two candidate frames, and rollouts over clips, which give transitions.
 
-A rollout of a clip x_0 .. x_{T-1} starts from the state (black, .., black, x_0) and takes T-1 actions; action t stands
-for frame t, is compared with x_t, and becomes the newest frame of the next state.
+A rollout of a clip x_0 .. x_{T-1} starts from the state (black, .., black, x_0) and takes T-1 actions. Action t stands
+for frame t: it is compared with x_t and becomes the newest frame of the next state.
 """
 
 from __future__ import annotations
@@ -40,7 +40,11 @@ class Policy:
 
 @dataclass(frozen=True)
 class RewardWeights:
-    """Weights of the reward: candidate 1's and 2's distance to the true frame, the clip's verdict; loss kind; style."""
+    """Weights of the reward.
+
+    recurrent, recycle: of the distance to the true frame of candidates 1 and 2. video: of the verdict on the clip.
+    kind: form of the adversarial losses. style: weight of the style term.
+    """
 
     recurrent: float = 0.1
     recycle: float = 0.1
@@ -50,7 +54,7 @@ class RewardWeights:
 
 
 def first_state(frame: Tensor, state_frames: int) -> Tensor:
-    """(B, p, C, H, W): black frames, then frame (B, C, H, W)."""
+    """The state at a clip's start, (B, p, C, H, W): black frames, then its first frame (B, C, H, W)."""
     black = torch.full_like(frame, BLACK).unsqueeze(1).expand(-1, state_frames - 1, -1, -1, -1)
     return torch.cat([black, frame.unsqueeze(1)], dim=1)
 
@@ -64,7 +68,9 @@ def step_reward(
     kind: str,
     style: float = 1.0,
 ) -> Tensor:
-    """r = -(l_g(D(a)) + lambda mean |x_{t+1} - a|), (B,); D judges the action as the last frame after its state.
+    """The reward of an action, (B,): r = -(l_g(D(a)) + lambda mean |x_{t+1} - a|).
+
+    D judges the action as the frame that follows its state.
 
     Args:
         state: (B, p, C, H, W). action, truth: (B, C, H, W). weight: (B,), lambda of the candidate taken.
@@ -79,7 +85,7 @@ def step_reward(
 
 
 def discounted(rewards: Sequence[Tensor], gamma: float) -> list[Tensor]:
-    """For each step of a clip, r_t + gamma r_{t+1} + gamma^2 r_{t+2} + .. to the last."""
+    """The return at each step of a clip: r_t + gamma r_{t+1} + gamma^2 r_{t+2} + .. to the last reward."""
     outcomes: list[Tensor] = []
     for reward in reversed(rewards):
         outcomes.append(reward + gamma * outcomes[-1] if outcomes else reward)
@@ -100,23 +106,23 @@ def rollout(
     critics: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] | None = None,
     epsilon: float = 1.0,
 ) -> Transitions:
-    """Roll the policy out over both domains' clips and return every transition.
+    """Every transition of a rollout of the policy over both domains' clips.
 
     Args:
         clips: (B, T, C, H, W) for "x" and "y", T >= 2. Networks must be in eval mode.
-        policy: whose candidates are taken.
-        discriminators: per domain; a call gives an object with authenticity, style (B, T, h, w) and video (B,).
+        policy: gives the two candidates.
+        discriminators: by domain; a call gives an object with authenticity, style (B, T, h, w) and video (B,).
         state_frames: p.
         weights: of the reward.
-        sigma2: probability of candidate 2 under the behaviour.
-        generator: CPU generator of the choices.
+        sigma2: probability of candidate 2 where the choice is drawn.
+        generator: CPU generator that the choices are drawn from.
         gamma: discount of the outcomes.
-        critics: with these, the candidate of higher value is taken with probability 1 - epsilon.
-        epsilon: probability of drawing from (1 - sigma2, sigma2) instead.
+        critics: if given, the candidate of higher value is taken with probability 1 - epsilon.
+        epsilon: probability that the choice is drawn from (1 - sigma2, sigma2) instead.
 
     Returns:
-        B (T-1) transitions of each domain. The last of a clip is done and its reward is -lambda_v L_v of the clip
-        rolled out.
+        B (T-1) transitions of each domain. The last of a clip is done, and its reward is -lambda_v L_v of the clip that
+        was rolled out.
     """
     parts = []
     for index, domain in enumerate(DOMAINS):

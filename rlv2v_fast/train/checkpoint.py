@@ -1,7 +1,8 @@
-"""Checkpoints: RUN/checkpoints/step_XXXXXXXX/ holds the model as save_pretrained writes it, and state.pt.
+"""Checkpoints of a run, and its best model.
 
-RUN/best/step_XXXXXXXX/ holds the model a run prefers (train/selection.py) and best.json, its distance. Both are
-written beside their place and renamed, so that one with its final name is complete.
+RUN/checkpoints/step_XXXXXXXX/ holds the model as save_pretrained writes it, and state.pt. RUN/best/step_XXXXXXXX/
+holds the best model (train/selection.py), and its distance in best.json. A folder is written under another name and
+then renamed, so a folder with its final name is complete.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ def _complete(folder: Path) -> list[Path]:
 
 
 def save_checkpoint(run: Path, step: int, model: RLV2VGAN, state: dict[str, Any], keep: int) -> Path:
-    """Write the checkpoint of a step atomically, then delete all but the newest `keep`; returns its folder.
+    """The folder of a new checkpoint, which is written atomically; all but the newest `keep` are then deleted.
 
-    Of several processes all call it: process 0 writes the model and its state, each other one its state, which needs
-    a file system that all of them see.
+    In a run of several processes all of them call it: process 0 writes the model, and each writes its own state. All
+    must see the same file system.
     """
     folder = run / "checkpoints" / f"{_PREFIX}{step:08d}"
     unfinished = distributed.from_first(lambda: _unfinished(folder))
@@ -66,7 +67,7 @@ def save_checkpoint(run: Path, step: int, model: RLV2VGAN, state: dict[str, Any]
 
 
 def save_best(run: Path, step: int, model: RLV2VGAN, distance: float) -> Path:
-    """Write the model a run prefers from now on atomically, then delete the one before; returns its folder."""
+    """The folder of a run's new best model, which is written atomically; the previous one is then deleted."""
     folder = run / "best" / f"{_PREFIX}{step:08d}"
     unfinished = _unfinished(folder)
     try:
@@ -84,17 +85,17 @@ def save_best(run: Path, step: int, model: RLV2VGAN, distance: float) -> Path:
 
 
 def remove_unfinished(run: Path) -> None:
-    """Delete what processes left that were killed while they wrote a checkpoint or a model."""
+    """Delete unfinished folders of processes that were killed while they wrote a checkpoint or a model."""
     for left in [*run.glob(f"checkpoints/.{_PREFIX}*"), *run.glob(f"best/.{_PREFIX}*")]:
         shutil.rmtree(left, ignore_errors=True)
 
 
 def best_distance(run: Path) -> float:
-    """The distance of the model a run prefers; infinite where there is none."""
-    found = _complete(run / "best")
-    if not found:
+    """The distance of a run's best model; infinite where there is none."""
+    best = _complete(run / "best")
+    if not best:
         return math.inf
-    path = found[-1] / BEST_FILE
+    path = best[-1] / BEST_FILE
     try:
         return float(json.loads(path.read_text())["distance"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -102,24 +103,24 @@ def best_distance(run: Path) -> float:
 
 
 def step_of(folder: Path) -> int:
-    """The step of a checkpoint's folder, or of a run's best model."""
+    """The step in the name of a checkpoint's or a best model's folder."""
     return int(folder.name.removeprefix(_PREFIX))
 
 
 def state_file(process: int) -> str:
-    """Name of the file with the state of a process; process 0's has all that they share, too."""
+    """Name of the file with the state of a process. The file of process 0 also holds what all processes share."""
     return f"state_{process}.pt" if process else STATE_FILE
 
 
 def load_state(folder: Path, process: int = 0) -> dict[str, Any]:
-    """State of a process in a checkpoint; InputError where it is missing, damaged or of another format."""
+    """The state of a process in a checkpoint. InputError where it is missing, damaged or of another format."""
     path = folder / state_file(process)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         version = state["format"]
     except FileNotFoundError:
         raise InputError(f"checkpoint {folder} has no {path.name}") from None
-    except Exception as error:  # damaged bytes make the unpickler raise almost anything
+    except Exception as error:  # the unpickler raises almost any error on damaged bytes
         raise InputError(
             f"checkpoint file {path} cannot be read: {(str(error) or repr(error)).splitlines()[0]}"
         ) from error
@@ -129,25 +130,25 @@ def load_state(folder: Path, process: int = 0) -> dict[str, Any]:
 
 
 def model_folder(path: Path) -> Path:
-    """The saved model that --model names: a folder of save_pretrained, a checkpoint, or a run (its best or newest)."""
+    """The saved model that --model names: a saved model, a checkpoint, or a run's best model or newest checkpoint."""
     if not path.is_dir():
         raise InputError(f"model must be a run or a saved model's folder; {str(path)!r} is not a folder")
     if (path / CONFIG_FILE).is_file():
         return path
-    found = _complete(path / "best") or checkpoints(path)
-    if not found:
+    models = _complete(path / "best") or checkpoints(path)
+    if not models:
         raise InputError(f"model {str(path)!r} holds neither a {CONFIG_FILE} nor a checkpoint")
-    return found[-1]
+    return models[-1]
 
 
 def _unfinished(folder: Path) -> Path:
-    """Where to write what will be renamed to folder: a name that no other process has, living or killed."""
+    """A folder to write into and then rename to `folder`. No other process, running or killed, has its name."""
     return folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
 
 
 @contextmanager
 def _written(what: str) -> Iterator[None]:
-    """InputError where writing fails. A full disk is no OSError to safetensors and to torch.save."""
+    """Turn errors of writing into InputError. On a full disk, safetensors and torch.save raise no OSError."""
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:

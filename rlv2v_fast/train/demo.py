@@ -1,4 +1,4 @@
-"""The demo: learn Figure 1's task from generated clips, then translate and score one never trained on."""
+"""The demo: learn Figure 1's task from generated clips, then translate and score clips of unseen scenes."""
 
 from __future__ import annotations
 
@@ -25,28 +25,25 @@ from rlv2v_fast.train.config import load_config, resolve
 from rlv2v_fast.train.run import fit
 
 SOURCE_CLIPS, TARGET_CLIPS = 200, 40
-# Scenes are drawn from seeds; training uses lists that start with the run's seed, so these are never trained on.
+# Seeds of scenes. Training draws its scenes from lists of numbers that start with the run's seed, never from these.
 TEST_SCENES = range(1_000_000, 1_000_008)
 COLUMNS = 8
-# What stands for the folders of videos in a demo's configuration.
+# Stands for the folders of videos in a demo's configuration.
 NO_FILES = Path("figure1")
-# What a background may be taken for: blue, red or the source's black.
+# The colours that a background may be taken for: blue, red or the source's black.
 PALETTE = torch.tensor([BLUE, RED, (0, 0, 0)], dtype=torch.float32) / 127.5 - 1
 
 
 def run_demo(out: Path, *, minutes: float = 4.0, seed: int = 0, quiet: bool = False) -> dict[str, dict[str, float]]:
-    """Train, score eight unseen scenes, write previews into out, and print what was found.
+    """Scores, by method and name, on eight scenes that the demo did not train on; writes previews into out.
 
     Args:
         out: folder of the run; an earlier demo there is replaced.
         minutes: training time.
         seed: of the training clips and of the run.
 
-    Returns:
-        Scores by method and name.
-
     Raises:
-        InputError: out is a folder of something else than a demo, or minutes is not positive.
+        InputError: out holds something other than a demo, or minutes is not positive.
     """
     if minutes <= 0:
         raise InputError(f"minutes must be above 0; got {minutes}")
@@ -72,14 +69,14 @@ def run_demo(out: Path, *, minutes: float = 4.0, seed: int = 0, quiet: bool = Fa
 
 
 def _clear(out: Path) -> None:
-    """Remove an earlier demo; refuse to remove anything else."""
+    """Remove an earlier demo. InputError where out holds anything else."""
     if out.exists() and not (out.is_dir() and (_is_demo(out) or not any(out.iterdir()))):
         raise InputError(f"out {str(out)!r} holds something that is not a demo; give another folder")
     shutil.rmtree(out, ignore_errors=True)
 
 
 def _is_demo(folder: Path) -> bool:
-    """Whether a demo wrote folder: its videos come from no file."""
+    """Whether a demo wrote the folder: its configuration names no files of videos."""
     path = folder / "config.yaml"
     try:
         config = load_config(path) if path.is_file() else None
@@ -118,7 +115,7 @@ def _score(model: RLV2VGAN, fitted: tuple[Tensor, Tensor], frames: int, size: in
 
 
 def figure1_scores(video: Tensor, digits: Tensor) -> tuple[list[float], float]:
-    """Whether each frame's background has its true colour, 1 or 0, and the digits' intersection over union.
+    """Whether each frame's background has its true colour (1 or 0), and the digits' intersection over union.
 
     Args:
         video: (T, 3, H, W) in [-1, 1]; its background should be blue in the first half and red in the second.

@@ -1,8 +1,7 @@
-"""Data-parallel training: processes with clips of their own that keep one set of weights.
+"""Data-parallel training: several processes draw clips of their own and keep one set of weights.
 
-Each of these functions is called by all processes, in the same order; in a lone process each changes nothing. What is
-decided on the CPU is exchanged there, by gloo, and tensors of a GPU by nccl: a process group that was made elsewhere
-must have both.
+All processes must call each of these functions, in the same order. With one process they change nothing. CPU tensors
+and Python objects are exchanged by gloo, and GPU tensors by nccl: a process group that was made elsewhere needs both.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ SEED_STRIDE = 1_000_003
 
 @contextmanager
 def joined(device: str) -> Iterator[str]:
-    """Join the processes that torchrun started, if it did; gives the name of this one's device.
+    """Join the processes that torchrun started, if it did; gives the name of this process's device.
 
     Args:
-        device: as configured. On a machine with a GPU for each process, every name of one means this process's own.
+        device: as configured. In a run of several processes, any name of a GPU stands for the GPU of this process.
     """
     if not dist.is_available() or not dist.is_torchelastic_launched() or os.environ.get("WORLD_SIZE") == "1":
         yield device
@@ -50,31 +49,31 @@ def joined(device: str) -> Iterator[str]:
 
 
 def count() -> int:
-    """Processes of this run."""
+    """The number of processes of this run."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process's number, from 0: the one that writes checkpoints, logs and previews."""
+    """This process's number, from 0. Process 0 writes checkpoints, logs and previews."""
     return dist.get_rank() if count() > 1 else 0
 
 
 def seed_offset() -> int:
-    """What to add to a seed for random numbers that no other process draws; 0 in process 0."""
+    """The number to add to a seed so that no other process draws the same random numbers; 0 in process 0."""
     return rank() * SEED_STRIDE
 
 
 def any_true(flag: bool) -> bool:
-    """Whether flag is true in any process; no process goes on before all have asked."""
+    """Whether flag is true in any process. No process continues before all have asked."""
     if count() == 1:
         return flag
-    found = torch.tensor(int(flag))
-    dist.all_reduce(found, dist.ReduceOp.MAX)
-    return bool(found)
+    largest = torch.tensor(int(flag))
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return bool(largest)
 
 
 def from_first(decide: Callable[[], T]) -> T:
-    """What decide returns in process 0, where alone it is called, or its InputError, in all of them."""
+    """The result of decide() in process 0, given to all processes; its InputError is raised in all of them."""
     if count() == 1:
         return decide()
     answer: list[Any] = [None]
@@ -90,14 +89,14 @@ def from_first(decide: Callable[[], T]) -> T:
 
 
 def average_numbers(numbers: dict[str, float]) -> dict[str, float]:
-    """The mean of each number over the processes that have one of its name."""
+    """The mean of each number over the processes that have a number of that name."""
     if count() == 1:
         return numbers
     every: list[dict[str, float]] = [{} for _ in range(count())]
     dist.all_gather_object(every, numbers)
     names = dict.fromkeys(name for one in every for name in one)
     values = {name: [one[name] for one in every if name in one] for name in names}
-    return {name: sum(found) / len(found) for name, found in values.items()}
+    return {name: sum(each) / len(each) for name, each in values.items()}
 
 
 def share(module: nn.Module) -> None:
@@ -108,12 +107,12 @@ def share(module: nn.Module) -> None:
         _in_buckets(tensors, lambda flat: dist.broadcast(flat, 0))
 
 
-# Gradients are averaged here, right before an optimizer's step, and not by DistributedDataParallel: an iteration calls
-# several networks several times, some frozen, some in eval mode, some for R1 with a second derivative, and critics not
-# at all for a domain of which a minibatch has no transition. DDP's hooks are made for one forward and one backward of
-# one network, and every exception from that has to be told them.
+# Gradients are averaged here, right before an optimizer's step. DistributedDataParallel is not used: its hooks are for
+# one forward and one backward of one network. An iteration calls several networks several times: some are frozen,
+# some are in eval mode, R1 takes a second derivative, and a critic is not called where a minibatch has no transition of
+# its domain.
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace each gradient by its mean over the processes that have one; where none has, it stays None."""
+    """Replace each gradient by its mean over the processes that have one; it stays None where no process has."""
     if count() == 1:
         return
     parameters = list(parameters)
@@ -130,7 +129,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def average_buffers(module: nn.Module) -> None:
-    """Make running statistics their mean over the processes, and counters their largest."""
+    """Replace running statistics by their mean over the processes, and counters by their largest value."""
     if count() == 1:
         return
     floats, counters = _by_kind(module.buffers())
@@ -141,13 +140,13 @@ def average_buffers(module: nn.Module) -> None:
 
 
 def _by_kind(tensors: Iterable[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Those of floating-point numbers, and the others."""
+    """The floating-point tensors, and the others."""
     every = list(tensors)
     return [t for t in every if t.is_floating_point()], [t for t in every if not t.is_floating_point()]
 
 
 def _in_buckets(tensors: list[Tensor], exchange: Callable[[Tensor], Any]) -> None:
-    """Exchange tensors of one dtype and device in place, flattened into buckets: a few large ones and not many."""
+    """Exchange tensors of one dtype and device in place, flattened into a few large buckets."""
     for bucket in _buckets(tensors):
         flat = torch.cat([tensor.flatten() for tensor in bucket])
         exchange(flat)

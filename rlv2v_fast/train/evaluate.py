@@ -1,4 +1,4 @@
-"""Scores of a model's translations against aligned references, beside those of doing nothing."""
+"""Scores of a model's translations against aligned references, beside the scores of the untranslated source."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from rlv2v_fast.models.rlv2vgan import RLV2VGAN
 def evaluate(
     model: RLV2VGAN, source: Path, reference: Path | None, *, direction: str = "x2y", device: torch.device
 ) -> dict[str, Any]:
-    """Translate every video of source and score it.
+    """The scores of every translated video of source, and their means.
 
     Args:
         source: video or folder.
-        reference: video or folder with a video of the same relative name (any suffix) and frame count and size for
-            each source video; where each side has one video, whatever its name. None scores temporal difference alone.
+        reference: video or folder that has, for each source video, one of the same relative name (with any suffix),
+            frame count and size. If each side has one video, names do not matter. With None, only the temporal
+            difference is scored.
 
     Returns:
-        {"videos": [one row each], "mean": row}. Rows hold frames, temporal_difference (mean absolute change from frame
-        to frame, of values in [-1, 1]), and with references psnr (dB), ssim, temporal_error, and the same of the
-        untranslated source as identity_psnr, identity_ssim, identity_temporal_error.
+        {"videos": [one row each], "mean": row}. A row holds frames and temporal_difference (mean absolute change from
+        frame to frame, of values in [-1, 1]). With references it also holds psnr (dB), ssim and temporal_error, and
+        the same scores of the untranslated source as identity_psnr, identity_ssim and identity_temporal_error.
     """
     sources = _by_name(source, "source")
     references = _by_name(reference, "reference") if reference is not None else None
@@ -51,7 +52,7 @@ def evaluate(
 
 
 def _scores(video: torch.Tensor, truth: torch.Tensor, prefix: str) -> dict[str, float]:
-    # Frame by frame: the windows of a long video's SSIM would not fit into memory at once.
+    # Frame by frame, because the SSIM windows of a whole long video would not fit into memory.
     frames = list(zip(video.split(1), truth.split(1), strict=True))
     scores = {
         f"{prefix}psnr": torch.cat([psnr(*pair) for pair in frames]).mean().item(),
@@ -63,7 +64,7 @@ def _scores(video: torch.Tensor, truth: torch.Tensor, prefix: str) -> dict[str, 
 
 
 def _by_name(path: Path, argument: str) -> dict[str, Path]:
-    """Videos by their name relative to path, a file's suffix left out."""
+    """Videos by their name relative to path, without the suffix of a file."""
     named: dict[str, Path] = {}
     for video in find_videos(path, argument):
         inside = video.relative_to(path) if video != path else Path(video.name)

@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, the progress bar, preview sheets, TensorBoard."""
+"""What a run reports: metrics.jsonl, the progress bar, preview sheets, TensorBoard."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ SHEET_COLUMNS = 8
 
 
 class RunLog:
-    """Writes one JSON row a step and shows progress; rows past `step`, left by a killed run, are dropped.
+    """Writes one JSON row a step and shows progress. Rows after `step`, which a killed run left, are dropped.
 
     Args:
         run: the run's folder.
         step: iterations already done.
-        steps: iterations in all; None where the clock decides.
+        steps: iterations in all; None where the run ends by the clock.
         quiet: no progress bar.
         tensorboard: also write TensorBoard events into run/tensorboard.
     """
@@ -61,7 +61,7 @@ class RunLog:
 
 
 def _summary(losses: dict[str, float]) -> str:
-    """Domains summed: D, G, forecast and critic losses, for one line."""
+    """One line of the main losses, each summed over the domains."""
     groups = {
         "D": "discriminator",
         "G": "adversarial",
@@ -79,7 +79,7 @@ def _summary(losses: dict[str, float]) -> str:
 
 
 def summary_writer() -> Any:
-    """TensorBoard's writer; InputError without it."""
+    """TensorBoard's writer class. InputError where TensorBoard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -88,7 +88,7 @@ def summary_writer() -> Any:
 
 
 def preview_sheet(model: RLV2VGAN, clips: dict[str, Tensor], device: torch.device) -> Image.Image:
-    """Source, translated and reconstructed frames as rows, for X -> Y -> X and then Y -> X -> Y.
+    """An image with rows of source, translated and reconstructed frames, for X -> Y -> X and then Y -> X -> Y.
 
     Args:
         clips: (1, T, C, H, W) of "x" and "y" in [-1, 1].
@@ -105,7 +105,7 @@ def preview_sheet(model: RLV2VGAN, clips: dict[str, Tensor], device: torch.devic
 
 
 def save_preview(sheet: Image.Image, path: Path) -> None:
-    """Write a sheet, at least 64 pixels a frame so that it can be looked at."""
+    """Write a sheet, enlarged so that a frame has at least 64 pixels."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scale = max(1, math.ceil(64 * 6 / sheet.height))
     sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST).save(path)

@@ -9,13 +9,13 @@ from torch import Tensor
 
 
 class ClipSource(Protocol):
-    """A domain as the trainer sees it."""
+    """The training clips of one domain."""
 
     def batch(self, generator: torch.Generator, batch_size: int) -> Tensor:
-        """(batch_size, T, 3, size, size) floats in [-1, 1]."""
+        """Random clips: (batch_size, T, 3, size, size) floats in [-1, 1]."""
 
     def spread(self, count: int) -> Tensor:
-        """(count, T, 3, size, size): clips that stand for the domain, the same every time."""
+        """Clips spread evenly over the domain, the same every time: (count, T, 3, size, size)."""
 
     def fingerprint(self) -> str:
-        """Text that changes when the clips do."""
+        """A text that differs for different clips."""

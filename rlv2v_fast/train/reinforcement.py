@@ -1,4 +1,4 @@
-"""Reinforcement learning's part of an iteration: rollouts, the critics, and the policy gradient (Figure 3)."""
+"""The reinforcement learning part of an iteration: rollouts, critics, and the policy gradient (Figure 3)."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Reinforcement:
     """Target networks, replay buffer and random stream of the reinforcement learning part of a run.
 
     Args:
-        model: with critics.
-        networks: what to call for the model's networks.
-        config: of the run, resolved.
+        model: a model with critics.
+        networks: the model's networks, as they are called.
+        config: the run's, resolved.
     """
 
     def __init__(self, model: RLV2VGAN, networks: Networks, config: TrainConfig) -> None:
@@ -55,30 +55,29 @@ class Reinforcement:
         self.returns = RunningReturns(frames, baseline=config.rl.baseline, normalize=config.rl.normalize)
 
     def collect(self, real: Mapping[str, Tensor]) -> list[Transitions]:
-        """Roll the policy out over clips, store the transitions, and draw this iteration's minibatches."""
+        """This iteration's minibatches. Rolls the policy out over the clips, and stores the new transitions."""
         fresh = self.roll(real, self.random)
         batches = [self._draw(fresh) for _ in range(self.config.critic_steps)]
         self.buffer.add(fresh)
-        # All processes must subtract and divide by the same.
+        # Averaged, because all processes must subtract and divide by the same numbers.
         self.returns.move(average_numbers(self.returns.measured(fresh)))
         return batches
 
     def examine(self, clips: Mapping[str, Tensor]) -> dict[str, float]:
-        """How well the critics know clips they were not fitted to, and the size of what they see.
+        """How well the critics predict the returns of clips that they were not fitted to.
 
         Args:
             clips: (B, T, C, H, W) of "x" and "y". One rollout of each is drawn, always the same.
 
         Returns:
-            For each domain d: reward_d, the mean reward of a step that is not a clip's last, final_reward_d, that of
-            the last, return_std_d, the standard deviation of the discounted returns, value_d, the mean return that the
-            critics expect, explained_variance_d, of the returns by the values (rl.ddpg.explained_variance), and
-            explained_within_d, the same of what both are above their means at a position in the clip, which time alone
-            does not explain.
+            For each domain d: reward_d, the mean reward of steps before a clip's last; final_reward_d, the mean reward
+            of last steps; return_std_d, the standard deviation of the discounted returns; value_d, the mean return
+            that the critics expect; explained_variance_d (rl.ddpg.explained_variance); and explained_within_d
+            (rl.ddpg.explained_within), which leaves out what the position in the clip explains.
         """
-        found = self.roll(clips, torch.Generator().manual_seed(0))
+        transitions = self.roll(clips, torch.Generator().manual_seed(0))
         report: dict[str, float] = {}
-        for domain, part in by_domain(found).items():
+        for domain, part in by_domain(transitions).items():
             with torch.no_grad(), evaluating(self.model.critics):
                 critic = self.networks.critics[domain]
                 value = self.returns.absolute(critic(part.state, part.action, part.position).float(), part)
@@ -93,7 +92,7 @@ class Reinforcement:
         return report
 
     def critic_losses(self, batch: Transitions) -> Losses:
-        """Step 3: mean squared error of each domain's critic; where it has several, their sum."""
+        """Step 3: the mean squared error of each domain's critic; if a domain has several critics, their sum."""
         losses: Losses = {}
         for domain, part in by_domain(batch).items():
             goal = self._goal(part, domain)
@@ -102,7 +101,7 @@ class Reinforcement:
         return losses
 
     def _goal(self, part: Transitions, domain: str) -> Tensor:
-        """(N,): what the critics should have said of transitions of one domain."""
+        """The values that the critics should give to transitions of one domain, (N,)."""
         rl = self.config
         part = self.returns.relative(part, rl.gamma)
         if rl.target == "monte_carlo":
@@ -116,18 +115,18 @@ class Reinforcement:
         return td_target(part, domain, critic, policy, gamma=rl.gamma, sigma2=rl.sigma2, noise=noise)
 
     def actor_losses(self, batch: Transitions) -> Losses:
-        """The policy-gradient loss of generators and predictors; critics frozen, statistics frozen."""
+        """The policy-gradient loss of generators and predictors, with frozen critics and frozen batch statistics."""
         with evaluating(*self._policy_modules(), self.model.critics), frozen(self.model.critics):
             loss = actor_loss(by_domain(batch), self.networks.critics, self._policy(), sigma2=self.config.sigma2)
         return {"actor": self.config.weight * loss}
 
     def reset_targets(self) -> None:
-        """Make the target networks equal to those they follow, which may have been trained or loaded since."""
+        """Copy the trained networks into the target networks."""
         for name, target in self.targets.named_children():
             target.load_state_dict(getattr(self.model, name).state_dict())
 
     def update_targets(self) -> None:
-        """Step 5: move the target networks by tau."""
+        """Step 5: move the target networks towards the trained ones by tau."""
         for name, target in self.targets.named_children():
             soft_update(target, getattr(self.model, name), self.config.tau)
 
@@ -148,7 +147,7 @@ class Reinforcement:
         self.returns.load_state_dict(state["returns"])
 
     def roll(self, clips: Mapping[str, Tensor], generator: torch.Generator) -> Transitions:
-        """Every transition of the policy over clips (B, T, C, H, W) of "x" and "y"; its choices come from generator."""
+        """Every transition of a rollout over clips (B, T, C, H, W) of "x" and "y", with choices from the generator."""
         model, rl = self.model, self.config
         with evaluating(*self._policy_modules(), model.discriminators, model.critics):
             return rollout(
@@ -171,7 +170,7 @@ class Reinforcement:
         return self.model.generators, self.model.predictors
 
     def _draw(self, fresh: Transitions) -> Transitions:
-        """A minibatch of the newest transitions, or with probability sigma1 of earlier ones."""
+        """A minibatch of earlier transitions with probability sigma1, or else of the newest ones."""
         count, device = self.config.batch_size, fresh.reward.device
         if bool(torch.rand((), generator=self.random) < self.config.sigma1) and len(self.buffer) > 0:
             return self.buffer.sample(count, self.random).to(device)

@@ -1,4 +1,4 @@
-"""A run from its folder to its last checkpoint: starts, progress, what is written, Ctrl-C."""
+"""The life of a run around its iterations: its folder, its starts, progress, files, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
@@ -22,17 +21,20 @@ from rlv2v_fast.train.config import TrainConfig, save_config
 from rlv2v_fast.train.logging import RunLog, summary_writer
 from rlv2v_fast.train.protocols import ClipSource
 from rlv2v_fast.train.selection import is_judged, judged_clips, keep_if_best
-from rlv2v_fast.train.starts import started
+from rlv2v_fast.train.starts import make_trainer
 from rlv2v_fast.train.trainer import Trainer
 
 
 def fit(config: TrainConfig, domains: Mapping[str, ClipSource], *, resume: bool = False) -> Trainer:
-    """Run or continue the training that config describes, in config.out.
+    """The trainer after the run that config describes, in the folder config.out.
+
+    Args:
+        resume: continue from the newest checkpoint in that folder.
 
     Raises:
         InputError: the folder cannot be used, or the run cannot be resumed as asked.
-        TrainingDivergedError: a loss is NaN or infinite; the last checkpoint stays.
-        KeyboardInterrupt: after Ctrl-C, once the iteration has ended and been saved; in starts nothing is saved.
+        TrainingDivergedError: a loss is NaN or infinite. The last checkpoint stays.
+        KeyboardInterrupt: after Ctrl-C, once the running iteration has ended and is saved. Starts are not saved.
     """
     assert config.out is not None
     run = config.out
@@ -41,17 +43,17 @@ def fit(config: TrainConfig, domains: Mapping[str, ClipSource], *, resume: bool 
     with _interruptible() as interrupted:
 
         def is_over() -> bool:
-            # Process 0 has the clock, and whoever is interrupted stops all.
+            # Only process 0 looks at the clock. An interrupt in any process stops all of them.
             return distributed.any_true(interrupted() or (distributed.rank() == 0 and time.monotonic() >= deadline))
 
         if saved is not None:
             trainer = Trainer(config, domains)
             trainer.load(saved)
         else:
-            trainer = _start(config, domains, run, is_over)
+            trainer = _begin(config, domains, run, is_over)
             if distributed.any_true(interrupted()):
                 raise KeyboardInterrupt
-        _iterate(trainer, run, is_over)
+        _train_to_end(trainer, run, is_over)
         if saved is None or trainer.step > step_of(saved):
             trainer.save(run)
         if distributed.any_true(interrupted()):
@@ -59,8 +61,8 @@ def fit(config: TrainConfig, domains: Mapping[str, ClipSource], *, resume: bool 
     return trainer
 
 
-def _iterate(trainer: Trainer, run: Path, is_over: Callable[[], bool]) -> None:
-    """Train up to the last step, or until it is over, recording every step."""
+def _train_to_end(trainer: Trainer, run: Path, is_over: Callable[[], bool]) -> None:
+    """Train and record each iteration, to the last step or until is_over()."""
     config = trainer.config
     log = _open_log(config, run, trainer.step) if distributed.rank() == 0 else None
     judged = judged_clips(trainer.domains) if log is not None and config.select_every is not None else None
@@ -76,21 +78,21 @@ def _iterate(trainer: Trainer, run: Path, is_over: Callable[[], bool]) -> None:
             log.close()
 
 
-def _start(config: TrainConfig, domains: Mapping[str, ClipSource], run: Path, is_over: Callable[[], bool]) -> Trainer:
-    """started, with its progress shown and the distances of the starts written into run/starts.json."""
+def _begin(config: TrainConfig, domains: Mapping[str, ClipSource], run: Path, is_over: Callable[[], bool]) -> Trainer:
+    """make_trainer with a progress bar. The distances of the starts are written into run/starts.json."""
     first = distributed.rank() == 0
     total = config.starts * config.start_steps
     with tqdm(total=total, desc="starts", unit="step", disable=config.quiet or not first or config.starts == 1) as bar:
 
-        def count() -> bool:
+        def count_step() -> bool:
             bar.update()
             return is_over()
 
-        trainer, distances = started(config, domains, count)
+        trainer, distances = make_trainer(config, domains, count_step)
     if distances and first:
-        # JSON knows no infinity: a start that diverged has null.
-        told = {name: [d if math.isfinite(d) else None for d in found] for name, found in distances.items()}
-        (run / "starts.json").write_text(json.dumps(told) + "\n")
+        # JSON has no infinity: a start that diverged is null.
+        finite = {name: [d if math.isfinite(d) else None for d in each] for name, each in distances.items()}
+        (run / "starts.json").write_text(json.dumps(finite) + "\n")
     return trainer
 
 
@@ -101,7 +103,10 @@ def _open_log(config: TrainConfig, run: Path, step: int) -> RunLog:
 
 
 def _step_and_record(trainer: Trainer, log: RunLog | None, run: Path, judged: Mapping[str, Tensor] | None) -> None:
-    """One iteration and what is written of it; without a log, this process writes its part of checkpoints only."""
+    """One iteration, then its row, preview, judgement and checkpoint where they are due.
+
+    A process without a log writes only its own part of checkpoints.
+    """
     config = trainer.config
     begin = time.perf_counter()
     losses = trainer.iterate()
@@ -117,14 +122,14 @@ def _step_and_record(trainer: Trainer, log: RunLog | None, run: Path, judged: Ma
 
 
 def _prepare(config: TrainConfig, run: Path, resume: bool) -> Path | None:
-    """Make the run's folder; the checkpoint to resume from, or None for a fresh run."""
-    found = checkpoints(run)
-    if resume and not found:
+    """The checkpoint to resume from, or None for a fresh run. Makes the run's folder."""
+    saved = checkpoints(run)
+    if resume and not saved:
         raise InputError(f"out {str(run)!r} holds no checkpoint to resume from")
-    if found and not resume:
+    if saved and not resume:
         raise InputError(f"out {str(run)!r} already holds a run; pass --resume to continue it, or another folder")
-    if not found and math.isfinite(best_distance(run)):
-        # Left by a run that ended before its first checkpoint: it would be taken for this run's.
+    if not saved and math.isfinite(best_distance(run)):
+        # A run that ended before its first checkpoint left it. It would be taken for this run's.
         raise InputError(f"out {str(run)!r} already holds the best model of a run; remove it, or pass another folder")
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -135,12 +140,12 @@ def _prepare(config: TrainConfig, run: Path, resume: bool) -> Path | None:
     if config.tensorboard:
         summary_writer()
     remove_unfinished(run)
-    return found[-1] if found else None
+    return saved[-1] if saved else None
 
 
 @contextmanager
-def _interruptible() -> Iterator[Any]:
-    """The first Ctrl-C only asks: the value returned says whether it came. The second acts as usual."""
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Hold the first Ctrl-C back; gives a function that says whether it came. A second Ctrl-C acts as usual."""
     asked = False
 
     def note(signum: int, frame: FrameType | None) -> None:

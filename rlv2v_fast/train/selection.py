@@ -1,6 +1,6 @@
-"""Which model of a run to use: the one whose translations look best, told without pairs.
+"""Which model of a run to keep: the one whose translations are nearest to the target clips, judged without pairs.
 
-Adversarial training has no loss that falls until it is done, and its last weights are seldom its best.
+No loss of adversarial training falls steadily, and the last weights are seldom the best.
 """
 
 from __future__ import annotations
@@ -19,24 +19,25 @@ from rlv2v_fast.train.config import TrainConfig
 from rlv2v_fast.train.protocols import ClipSource
 from rlv2v_fast.train.trainer import Trainer
 
-# Clips of each domain that judge a model: many, for which scenes they show moves the distance more than a better model.
+# Clips of each domain that judge a model. With few, the choice of scenes moves the distance more than the model does.
 _CLIPS = 32
-# Clips translated at once, for a judgement should need no more memory than training.
+# Clips translated at once, so that judging needs no more memory than training.
 _AT_ONCE = 4
-# Share of a run before which no model is kept: a cycle loss that sets in halfway has not had its say.
+# Share of a run before which no model is kept: a cycle loss that starts halfway must have had time to act.
 _FROM = 0.6
 
 
 def judged_clips(domains: Mapping[str, ClipSource]) -> dict[str, Tensor]:
-    """Clips of each domain, (32, T // 2 + 1, 3, size, size): the first half of what training sees as one."""
+    """The clips that judge models, for each domain (32, T // 2 + 1, 3, size, size): first halves of training clips."""
     clips = {domain: domains[domain].spread(_CLIPS) for domain in DOMAINS}
     return {domain: frames[:, : frames.shape[1] // 2 + 1].clone() for domain, frames in clips.items()}
 
 
 def translation_distance(model: RLV2VGAN, clips: Mapping[str, Tensor], direction: str = "x2y") -> float:
-    """The patch distance of the first and last frames of the translated clips and of the domain's they should be.
+    """The patch distance of translated clips to real clips of the domain that they are translated into.
 
-    Whole clips are translated, for a generator with a memory may do well at first and fail later.
+    The first and last frames are compared. Whole clips are translated, because a generator with a memory may translate
+    the first frames well and later ones badly.
     """
     domain = DIRECTIONS[direction]
     device = next(model.parameters()).device
@@ -51,13 +52,13 @@ def _ends(clips: Tensor) -> Tensor:
 
 
 def is_judged(config: TrainConfig, step: int) -> bool:
-    """Whether a run compares the model that it has after `step` iterations with the best one before."""
+    """Whether the model after `step` iterations is compared with the best one so far."""
     every = config.select_every
     return every is not None and step >= _FROM * config.steps and (step % every == 0 or step == config.steps)
 
 
 def keep_if_best(trainer: Trainer, clips: Mapping[str, Tensor], run: Path) -> float:
-    """The distance of the source clips translated now; where none before was as low, the model is kept in run/best."""
+    """The distance of the trainer's model, which is kept in run/best if no earlier distance was as low."""
     distance = translation_distance(trainer.model, clips)
     if distance < best_distance(run):
         save_best(run, trainer.step, trainer.model, distance)

@@ -1,7 +1,8 @@
-"""Several starts: where a run ends up is decided early and by chance, so begin more than once and go on with the best.
+"""Several starts of a run: short runs from different seeds, the best of which goes on.
 
-Starts are told apart by a score that needs no pairs: how near the patches of their translations are to those of the
-other domain's clips. Each has discriminators of its own: common ones learned too fast for any of the generators.
+Which colour becomes which is decided early and by chance, so one start may be wrong. Starts are compared by a score
+that needs no pairs: how near the patches of their translations are to those of the other domain's clips. Each start
+has discriminators of its own, because discriminators that all starts shared learned too fast for any generator.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from rlv2v_fast.train.protocols import ClipSource
 from rlv2v_fast.train.selection import judged_clips, translation_distance
 from rlv2v_fast.train.trainer import Trainer
 
-# Parts of the model that a start is chosen for.
+# The parts of the model that a start hands on to the run.
 STARTED = ("generators", "generators_ema", "discriminators")
-# Between the seeds of two starts; a run's seeds themselves are close to one another.
+# Distance between the seeds of two starts, large because the seeds of a run itself are close to one another.
 _SEED_STEP = 7919
 
 
 def start_configs(config: TrainConfig) -> list[TrainConfig]:
-    """What each start is trained by: its own seed and the verdicts on single frames, with their gradient penalty.
+    """The config of each start: a seed of its own, and only the adversarial losses on single frames.
 
-    No cycle or ReCycle loss, so that each direction can be judged alone; no contrast loss, for dark must be free to
-    become bright before anything holds it back; no augmentation, for a start is too short to memorize the clips. What
-    looks at whole clips, and reinforcement learning, come later: which colour becomes which is decided without them.
-    Its steps do not shrink: it is a run's beginning, however long.
+    A start has no cycle or ReCycle loss, so that each direction can be judged alone. It has no contrast loss, because
+    dark must be free to become bright at first. It has no augmentation, because it is too short to memorize the clips.
+    Losses on whole clips and reinforcement learning come later: which colour becomes which is decided without them.
+    Adam's steps do not shrink, because a start is the beginning of a run.
     """
     loss = dataclasses.replace(
         config.loss, recurrent=0.0, recycle=0.0, video=0.0, cycle=0.0, cycle_from=0.0, contrast=0.0, augment=()
@@ -49,16 +50,17 @@ def start_configs(config: TrainConfig) -> list[TrainConfig]:
     return [dataclasses.replace(start, seed=config.seed + index * _SEED_STEP) for index in range(config.starts)]
 
 
-def started(
+def make_trainer(
     config: TrainConfig, domains: Mapping[str, ClipSource], is_over: Callable[[], bool] = lambda: False
 ) -> tuple[Trainer, dict[str, list[float]]]:
-    """A trainer before its first step; where config.starts asks for several, one that goes on from the best of them.
+    """A trainer before its first step, with the networks of the best start if config asks for several.
 
     Args:
-        is_over: asked after each iteration of a start; once true, no more of them are trained.
+        is_over: asked after each iteration of a start; once true, training of starts ends.
 
     Returns:
-        The trainer, and for each direction the patch distance of every start, less being better; none without starts.
+        The trainer, and for each direction the patch distance of every start (less is better). With one start there
+        are no distances.
     """
     trainer = Trainer(config, domains)
     if config.starts == 1:
@@ -70,14 +72,14 @@ def started(
 def adopt_best_start(
     trainer: Trainer, rivals: Iterable[Trainer], is_over: Callable[[], bool] = lambda: False
 ) -> dict[str, list[float]]:
-    """Train the rivals for start_steps, one after the other, and give the trainer the best of their networks.
+    """Train the rivals for start_steps, one after the other, and copy the best of their networks into the trainer.
 
-    Each direction's generator, with the discriminator it has played against, is chosen by itself. The same config and
-    clips choose the same start. One that diverges is out of the race.
+    The two directions are chosen apart, each as a generator with the discriminator that it played against. The same
+    config and clips choose the same start. A rival that diverges is left out.
 
     Args:
-        is_over: asked after each iteration of a rival; once true, those trained so far are all there are, the last of
-            them judged as it is.
+        is_over: asked after each iteration of a rival; once true, the running rival is judged as it is, and it is the
+            last.
 
     Returns:
         For each direction, the patch distance of every rival; infinite for one that diverged.
@@ -97,13 +99,13 @@ def adopt_best_start(
                 stopped = is_over()
         except TrainingDivergedError as error:
             reason = str(error)
-            found = dict.fromkeys(DIRECTIONS, math.inf)
+            rival_distances = dict.fromkeys(DIRECTIONS, math.inf)
         else:
-            found = {direction: translation_distance(rival.model, clips, direction) for direction in DIRECTIONS}
+            rival_distances = {name: translation_distance(rival.model, clips, name) for name in DIRECTIONS}
         for direction, domain in DIRECTIONS.items():
-            distances[direction].append(found[direction])
-            if found[direction] < best[direction]:
-                best[direction] = found[direction]
+            distances[direction].append(rival_distances[direction])
+            if rival_distances[direction] < best[direction]:
+                best[direction] = rival_distances[direction]
                 _adopt(trainer.model, rival.model, domain)
         if stopped:
             break

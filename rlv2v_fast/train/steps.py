@@ -1,6 +1,6 @@
-"""The updates of one training iteration (docs/paper.md, Algorithm 1), each a function of a model and clips.
+"""The losses of one training iteration (docs/paper.md, Algorithm 1), as functions of networks and clips.
 
-Every function takes the networks to call (compiled or not) as a Networks and returns named scalar losses.
+Each function takes the networks to call, compiled or not, and returns named scalar losses.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Network = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Networks:
-    """What to call for each domain; entries wrap the modules of an RLV2VGAN."""
+    """The networks to call for each domain: the modules of an RLV2VGAN, compiled or not."""
 
     generators: Mapping[str, Network]
     predictors: Mapping[str, Network]
@@ -44,7 +44,7 @@ class Networks:
 
 @contextmanager
 def frozen(*modules: nn.Module) -> Iterator[None]:
-    """Gradients pass through modules but none reaches their parameters."""
+    """Within the context, gradients pass through the modules but do not reach their parameters."""
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)
@@ -56,7 +56,7 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
 
 
 def translate_both(networks: Networks, real: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Clips of each domain translated from the other's: {"y": G_y(x), "x": G_x(y)}."""
+    """The clips of each domain, translated from the other: {"y": G_y(x), "x": G_x(y)}."""
     return {domain: networks.generators[domain](real[OTHER[domain]]) for domain in DOMAINS}
 
 
@@ -67,10 +67,10 @@ def discriminator_losses(
     config: LossConfig,
     augment: torch.Generator,
 ) -> Losses:
-    """Step 2: the discriminators' losses on real, translated (detached) and other-domain clips.
+    """Step 2: the discriminators' losses on real clips, translated clips (detached) and clips of the other domain.
 
-    They are judged in one batch, so that batch normalization sees real and fake alike: apart, it would subtract
-    from each the very colours that tell them from one another.
+    A discriminator judges them in one batch. In separate batches, batch normalization would subtract the mean colours
+    of real and of translated clips, which is what tells them apart.
     """
     losses: Losses = {}
     for domain in DOMAINS:
@@ -91,8 +91,10 @@ def discriminator_losses(
 
 
 def r1_losses(discriminators: Mapping[str, nn.Module], real: Mapping[str, Tensor], config: LossConfig) -> Losses:
-    """R1 on real clips, of the verdicts that are trained; called on the modules themselves, as a compiled graph has no
-    second derivative."""
+    """The R1 penalty on real clips, of those verdicts that the losses train.
+
+    It calls the modules themselves, because a compiled graph has no second derivative.
+    """
     losses: Losses = {}
     for domain in DOMAINS:
         clips = real[domain].detach().requires_grad_()
@@ -114,7 +116,7 @@ def policy_losses(
     augment: torch.Generator,
     cycle: float,
 ) -> Losses:
-    """Step 4: the weighted losses of generators and predictors; the discriminators are frozen and in eval mode.
+    """Step 4: the weighted losses of generators and predictors. The caller freezes the discriminators, in eval mode.
 
     L_g + lambda_rr L_rr + lambda_rc L_rc + lambda_v L_v + cycle L_c + contrast L_k, each for both domains.
     """
@@ -131,7 +133,8 @@ def policy_losses(
             losses[f"recurrent_{domain}"] = config.recurrent * recurrent_loss(clip, forecast, config.distance)
         if config.recycle:
             past = fake[other][:, :-1]
-            # Forecasts stand where the frames they foretell do: generators know the time, and would learn it one early.
+            # Each forecast stands at the time of the frame that it predicts: generators know the time in a clip, and
+            # would otherwise learn it one frame early.
             forecast = torch.cat([past[:, :1], networks.predictors[other](past)], dim=1)
             returned = networks.generators[domain](forecast)[:, 1:]
             losses[f"recycle_{domain}"] = config.recycle * recycle_loss(clip, returned, config.distance)

@@ -1,4 +1,4 @@
-"""The trainer: Algorithm 1 of docs/paper.md, with checkpoints from which a run continues bit for bit."""
+"""The trainer: Algorithm 1 of docs/paper.md, and its state, from which a run continues bit for bit."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _BETA1, _LARGEST_NORM = 0.5, 10.0
 
 
 class Trainer:
-    """A training run in memory; with others' in a data-parallel run (train/distributed.py).
+    """A training run in memory. In a data-parallel run each process has one (train/distributed.py).
 
     Args:
         config: resolved (train.config.resolve).
@@ -61,7 +61,8 @@ class Trainer:
         self.model = RLV2VGAN(architecture, seed=config.seed, backend=config.backend).to(self.device)
         distributed.share(self.model)
         if distributed.count() > 1 and config.network.sync_norm:
-            # Not the critics: a minibatch may have no transition of a domain, and others would wait for its process.
+            # Critics are left out: a process whose minibatch has no transition of a domain does not run its critic, and
+            # the other processes would wait for its statistics.
             for group in (self.model.generators, self.model.predictors, self.model.discriminators):
                 SyncBatchNorm.convert(group)
         self.networks = self._networks(compiled=config.compile)
@@ -70,12 +71,12 @@ class Trainer:
         self.discriminator_optimizer = self._adam(m.discriminators.parameters(), o.lr_discriminator or o.lr)
         self.critic_optimizer = self._adam(m.critics.parameters(), o.lr_critic) if architecture.critics else None
         self.reinforcement = Reinforcement(m, self._networks(compiled=False), config) if architecture.critics else None
-        # Separate streams: what one part draws changes nothing for another, nor what one process draws.
+        # Separate streams, so that what one part or process draws changes nothing for another.
         self.data_random = torch.Generator().manual_seed(config.seed + 1 + distributed.seed_offset())
         self.augment_random = torch.Generator().manual_seed(config.seed + 2 + distributed.seed_offset())
 
     def iterate(self) -> dict[str, float]:
-        """One iteration; its losses by name.
+        """Run one iteration of Algorithm 1; gives its losses by name.
 
         Raises:
             TrainingDivergedError: a loss is NaN or infinite.
@@ -99,12 +100,12 @@ class Trainer:
         if learner is not None:
             learner.update_targets()
         self.step += 1
-        # A short average at first: with a decay of 0.999 the first hundreds of steps would show the initial weights.
+        # The average is short at first: with a decay of 0.999 it would show the initial weights for hundreds of steps.
         self.model.update_ema(min(self.config.optim.ema, self.step / (self.step + 9)))
         return self._finite(losses)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that, beside the model's weights, the next iteration depends on."""
+        """Everything but the model's weights that the next iteration depends on."""
         state: dict[str, Any] = {
             "config": to_dict(self.config),
             "processes": distributed.count(),
@@ -118,7 +119,7 @@ class Trainer:
         return state
 
     def own_state(self) -> dict[str, Any]:
-        """The part of state_dict that each process of a run has for itself: random streams, the replay buffer."""
+        """The part of state_dict that differs between processes: random streams and the replay buffer."""
         state: dict[str, Any] = {
             "data_random": self.data_random.get_state(),
             "augment_random": self.augment_random.get_state(),
@@ -128,12 +129,12 @@ class Trainer:
         return state
 
     def save(self, run: Path) -> Path:
-        """Write a checkpoint of this moment into the run."""
+        """Write a checkpoint into the run's folder; gives the checkpoint's folder."""
         state = self.state_dict() if distributed.rank() == 0 else self.own_state()
         return save_checkpoint(run, self.step, self.model, state, self.config.keep)
 
     def load(self, folder: Path) -> None:
-        """Continue from a checkpoint; InputError names what differs in a way that would change the run."""
+        """Continue from a checkpoint. InputError names a setting, or clips, that would change the run."""
         state = load_state(folder)
         changed = changed_fields(from_dict(state["config"], str(folder)), self.config)
         if changed:
@@ -160,13 +161,13 @@ class Trainer:
         self.step = state["step"]
 
     def preview(self, path: Path) -> None:
-        """Write a sheet of source, translated and reconstructed frames, always of the same clips."""
+        """Write a sheet of source, translated and reconstructed frames. The clips are always the same."""
         random = torch.Generator().manual_seed(self.config.seed + 4)
         clips = {domain: self.domains[domain].batch(random, 1) for domain in DOMAINS}
         save_preview(preview_sheet(self.model, clips, self.device), path)
 
     def _draw(self, domain: str) -> Tensor:
-        """(B, window, 3, size, size): a batch of the domain's clips, or a window at a random place of each batch."""
+        """A batch of the domain's clips, (B, window, 3, size, size): in every clip the same random window."""
         clips = self.domains[domain].batch(self.data_random, self.config.optim.batch_size)
         window = self.config.window
         if window is not None:
@@ -175,7 +176,7 @@ class Trainer:
         return clips.to(self.device)
 
     def _schedule(self) -> None:
-        """Take the optimizers' steps down as the run proceeds, where it asks for that."""
+        """Lower the optimizers' steps as the run proceeds, if config.optim.decay."""
         if not self.config.optim.decay:
             return
         share = decay_share(self.step / self.config.steps)
@@ -199,10 +200,10 @@ class Trainer:
     def _update_policy(
         self, real: Mapping[str, Tensor], fake: Mapping[str, Tensor], acted: Transitions | None
     ) -> Losses:
-        """One step of generators and predictors; with transitions, down the critics' gradient, too.
+        """The losses of one step of generators and predictors, with the critics' gradient if transitions are given.
 
-        The two gradients are added before the step: a step of its own would be the size of Adam's momentum, which
-        the other losses filled, however small the gradient of the critics.
+        The two gradients are added before the step. A separate step would be as large as Adam's momentum from the
+        other losses, however small the critics' gradient.
         """
         judges = self.model.discriminators
         with evaluating(judges), frozen(judges), self._autocast():
@@ -217,7 +218,7 @@ class Trainer:
         return {name: loss for part in (*parts, named) for name, loss in part.items()}
 
     def _update_critics(self, learner: Reinforcement, real: Mapping[str, Tensor]) -> tuple[Losses, Transitions]:
-        """The critics' losses, and the last minibatch they were trained on."""
+        """The losses of the critics' updates, and the last minibatch that they were trained on."""
         assert self.critic_optimizer is not None
         with self._autocast():
             batches = learner.collect(real)
@@ -228,9 +229,9 @@ class Trainer:
         return losses, batches[-1]
 
     def _descend(self, optimizer: torch.optim.Optimizer, *parts: Losses) -> list[Tensor]:
-        """One step down the sum of all losses; the norm of each part's gradient, a scalar.
+        """The norm of each part's gradient, a scalar, after one step down the sum of all losses.
 
-        The norm of their sum is limited before the step.
+        The norm of the summed gradient is limited before the step.
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         total: list[Tensor | None] = [None] * len(parameters)
@@ -240,7 +241,7 @@ class Trainer:
             torch.stack([loss.float() for loss in losses.values()]).sum().backward()
             distributed.average_gradients(parameters)
             norms.append(get_total_norm([p.grad for p in parameters if p.grad is not None]))
-            total = [_sum(before, p.grad) for before, p in zip(total, parameters, strict=True)]
+            total = [_sum(earlier, p.grad) for earlier, p in zip(total, parameters, strict=True)]
         for parameter, gradient in zip(parameters, total, strict=True):
             parameter.grad = gradient
         clip_grad_norm_(parameters, _LARGEST_NORM)
@@ -249,7 +250,7 @@ class Trainer:
 
     def _finite(self, losses: Losses) -> dict[str, float]:
         values = torch.stack([loss.detach().float() for loss in losses.values()]).tolist()
-        # All processes see the same numbers, so all of them stop or none.
+        # Averaged numbers are the same in all processes, so either all of them stop or none does.
         named = distributed.average_numbers(dict(zip(losses, values, strict=True)))
         for name, value in named.items():
             if not math.isfinite(value):
@@ -264,10 +265,10 @@ class Trainer:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
     def _networks(self, *, compiled: bool) -> Networks:
-        """What to call.
+        """The networks to call, compiled or not.
 
-        Reinforcement learning calls the modules themselves: with its batches of states, in eval mode, with and without
-        gradients, it would have every network compiled several times more, past PyTorch's limit of graphs a function.
+        Reinforcement learning calls the modules themselves. It uses other batch sizes, eval mode, and calls with and
+        without gradients, so every network would be compiled several times more: more than PyTorch allows a function.
         """
         groups = ("generators", "predictors", "discriminators", "critics")
         wrapped: dict[str, dict[str, Any]] = {}
@@ -278,7 +279,7 @@ class Trainer:
 
 
 def decay_share(progress: float) -> float:
-    """What is left of an Adam step: 1 in the first half of a run, then evenly down to 0; progress in [0, 1)."""
+    """The factor of Adam's step at a progress in [0, 1): 1 in the first half of a run, then evenly down to 0."""
     return min(1.0, 2 * (1 - progress))
 
 

@@ -18,12 +18,12 @@ from rlv2v_fast.train.checkpoint import model_folder
 
 
 def load_model(path: Path, device: torch.device, *, backend: str = "auto") -> RLV2VGAN:
-    """The model of a run (its best model or newest checkpoint), a checkpoint or a saved model's folder."""
+    """The model in the folder of a run (its best model or newest checkpoint), a checkpoint or a saved model."""
     return RLV2VGAN.from_pretrained(model_folder(path), backend=backend).to(device)
 
 
 def pieces(frames: Iterable[np.ndarray], chunk: int, device: torch.device) -> Iterator[Tensor]:
-    """(1, t, 3, H, W) tensors of at most `chunk` consecutive frames."""
+    """Tensors (1, t, 3, H, W) of at most `chunk` consecutive frames each."""
     stream = iter(frames)
     while group := list(itertools.islice(stream, chunk)):
         yield to_tensor(np.stack(group)).unsqueeze(0).to(device)
@@ -39,10 +39,10 @@ def translate_file(
     chunk: int = 8,
     quiet: bool = True,
 ) -> int:
-    """Translate a video file and return the number of frames written.
+    """The number of frames of a video file that were translated and written to output.
 
-    The output has the frame count, rate and size of the source, and its audio where the format of output carries any.
-    Memory does not grow with the video's length. A source that turns out to be damaged leaves no output.
+    The output has the frame count, rate and size of the source, and its audio if the format of output can hold it.
+    Memory does not grow with the video's length. If the source proves to be damaged, there is no output.
 
     Args:
         source: video file, gif, webp or folder of frames.

@@ -7,7 +7,7 @@ import torch
 
 from rlv2v_fast.models.q_network import q_members
 from rlv2v_fast.rl.ddpg import by_domain
-from rlv2v_fast.train.starts import started
+from rlv2v_fast.train.starts import make_trainer
 from rlv2v_fast.train.trainer import Trainer
 
 
@@ -107,7 +107,7 @@ def same(targets, followed):
 @pytest.mark.parametrize("starts", [1, 2])
 def test_targets_begin_as_copies_of_what_they_follow_after_starts_and_as_late_as_learning(config, domains, starts):
     config = dataclasses.replace(config, starts=starts, start_steps=2, rl=dataclasses.replace(config.rl, first_step=2))
-    trainer = started(config, domains)[0]
+    trainer = make_trainer(config, domains)[0]
     targets = trainer.reinforcement.targets
     initial = {n: t.clone() for n, t in targets.state_dict().items()}
     trainer.iterate()

@@ -10,7 +10,7 @@ from rlv2v_fast.train.checkpoint import checkpoints
 from rlv2v_fast.train.config import LossConfig, NetworkConfig, RLConfig
 from rlv2v_fast.train.run import fit
 from rlv2v_fast.train.selection import judged_clips, translation_distance
-from rlv2v_fast.train.starts import start_configs, started
+from rlv2v_fast.train.starts import make_trainer, start_configs
 from rlv2v_fast.train.trainer import Trainer
 
 
@@ -44,14 +44,14 @@ def test_starts_leave_out_what_looks_at_several_frames_and_take_a_window_of_thei
 
 def test_one_start_changes_nothing(config, domains):
     one = dataclasses.replace(several(config), starts=1)
-    found, expected = (t.model.state_dict() for t in (started(one, domains)[0], Trainer(one, domains)))
+    found, expected = (t.model.state_dict() for t in (make_trainer(one, domains)[0], Trainer(one, domains)))
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_a_run_goes_on_from_the_start_nearest_to_the_target_in_each_direction(config, domains):
     config = several(config)
     steps = []
-    trainer, told = started(config, domains, lambda: bool(steps.append(1)))
+    trainer, told = make_trainer(config, domains, lambda: bool(steps.append(1)))
     assert (trainer.step, len(steps)) == (0, config.starts * config.start_steps)
     rivals = [Trainer(start, domains) for start in start_configs(config)]
     for rival in rivals:
@@ -86,7 +86,7 @@ def test_starts_end_when_it_is_over_and_the_best_of_those_trained_goes_on(config
         asked.append(1)
         return len(asked) == 5  # in the second of three starts
 
-    trainer, told = started(config, domains, is_over)
+    trainer, told = make_trainer(config, domains, is_over)
     assert len(asked) == 5
     assert len(told["x2y"]) == 2
     assert translation_distance(trainer.model, judged_clips(domains)) == min(told["x2y"])
@@ -107,7 +107,7 @@ def test_a_start_that_diverges_is_out_of_the_race(config, domains, monkeypatch):
     config = several(config)
     bad, good = (start.seed for start in start_configs(config))
     diverging(monkeypatch, {bad})
-    monkeypatch.setattr("rlv2v_fast.train.run._iterate", lambda *_: None)
+    monkeypatch.setattr("rlv2v_fast.train.run._train_to_end", lambda *_: None)
     fit(config, domains)
     told = json.loads((config.out / "starts.json").read_text())
     assert [d is None for d in told["x2y"]] == [True, False]
@@ -145,7 +145,7 @@ def test_each_direction_takes_its_own_best_start_the_first_of_equals(config, dom
     monkeypatch.setattr(
         "rlv2v_fast.train.starts.translation_distance", lambda model, clips, direction: next(told[direction])
     )
-    trainer, _ = started(config, domains)
+    trainer, _ = make_trainer(config, domains)
     for domain, best in (("y", 0), ("x", 1)):
         rival = Trainer(start_configs(config)[best], domains)
         rival.iterate()
