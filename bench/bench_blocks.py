@@ -2,7 +2,7 @@
 
 python -m bench run --op rpb urb rpb-between urb-between --layout contiguous channels_last
 
-The floor of a block is its two convolutions: what it would take if all else cost nothing.
+The floor of a block is the time of its two convolutions, as if everything else cost nothing.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from rlv2v_fast.ops.blocks import norm_add_relu_norm, norm_add_relu_pool_norm, n
 
 KINDS = {"RPB": RPB, "URB": URB}
 BACKENDS = ("naive", "compile", "reference", "cpp", FLOOR)
-# Operations an element: a normalization measures (3) and applies (2).
+# Operations per element of a normalization: three to measure, two to apply.
 NORM = 5
 
 
 class Between(nn.Module):
-    """All of our block that lies between its convolutions, given what they give and the shortcut."""
+    """The part of our block between its convolutions, from their outputs and the shortcut."""
 
     def __init__(self, kind: str, channels: int, backend: str) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Between(nn.Module):
 
 
 def random_leaf(case: Case, setting: Setting, scale: int = 1) -> Tensor:
-    """(B, C, T, H / scale, W / scale)."""
+    """A random leaf tensor, (B, C, T, H / scale, W / scale)."""
     s = case.shape
     x = torch.randn(s["B"], s["C"], s["T"], s["H"] // scale, s["W"] // scale, device=setting.device).to(setting.dtype)
     return x.contiguous(memory_format=memory_format(setting)).requires_grad_()
@@ -50,8 +50,8 @@ def memory_format(setting: Setting) -> torch.memory_format:
     return torch.channels_last_3d if setting.layout == "channels_last" else torch.contiguous_format
 
 
-def placed(block: nn.Module, setting: Setting) -> nn.Module:
-    """The block on its device, its convolutions in the setting's dtype; normalizations stay float32, as in training."""
+def to_setting(block: nn.Module, setting: Setting) -> nn.Module:
+    """The block on the setting's device, its convolutions in the setting's dtype; normalizations stay float32."""
     block = block.to(setting.device, memory_format=memory_format(setting))  # type: ignore[call-overload]
     for module in block.modules():
         if isinstance(module, nn.Conv3d):
@@ -60,9 +60,9 @@ def placed(block: nn.Module, setting: Setting) -> nn.Module:
 
 
 def naive_block(kind: str, case: Case, setting: Setting) -> NaiveBlock:
-    """The peer whose weights all backends share."""
+    """The naive peer, whose weights all backends share."""
     torch.manual_seed(0)
-    block = placed(NaiveBlock(kind, case.shape["C"]), setting)
+    block = to_setting(NaiveBlock(kind, case.shape["C"]), setting)
     assert isinstance(block, NaiveBlock)
     return block
 
@@ -77,14 +77,14 @@ def prepare_block(kind: str, case: Case, backend: str, setting: Setting) -> Call
         return calls_of(lambda: (naive.first(x), naive.second(a)), [x, a, *weights])
     block: nn.Module = naive
     if backend not in ("naive", "compile"):
-        block = placed(KINDS[kind](case.shape["C"], case.shape["C"], backend=backend), setting)
+        block = to_setting(KINDS[kind](case.shape["C"], case.shape["C"], backend=backend), setting)
         block.load_state_dict(naive.state_dict(), strict=True)
     run = torch.compile(block) if backend == "compile" else block
     return calls_of(lambda: (run(x),), [x, *block.parameters()])
 
 
 def prepare_between(kind: str, case: Case, backend: str, setting: Setting) -> Calls:
-    """Calls of what lies between the convolutions."""
+    """Calls of the part between the convolutions."""
     inputs = [random_leaf(case, setting, scale) for scale in (1, 1, 1 if kind == "RPB" else 2)]
     run: Callable[..., tuple[Tensor, Tensor]]
     if backend in ("naive", "compile"):
@@ -92,7 +92,7 @@ def prepare_between(kind: str, case: Case, backend: str, setting: Setting) -> Ca
         parameters = [p for norm in (naive.bn1, naive.bn2, naive.bn3) for p in norm.parameters()]
         run = torch.compile(naive.between) if backend == "compile" else naive.between
     else:
-        run = module = placed(Between(kind, case.shape["C"], backend), setting)
+        run = module = to_setting(Between(kind, case.shape["C"], backend), setting)
         parameters = list(module.parameters())
     return calls_of(lambda: run(*inputs), [*inputs, *parameters])
 
@@ -103,35 +103,35 @@ def calls_of(outputs: Callable[[], tuple[Tensor, ...]], leaves: list[Tensor]) ->
 
 
 def sizes(kind: str, case: Case) -> tuple[int, int, int]:
-    """Elements of what a convolution gives, of the block's input and of its output."""
+    """The numbers of elements of a convolution's output, of the block's input and of the block's output."""
     s = case.shape
     full = s["B"] * s["C"] * s["T"] * s["H"] * s["W"]
     return (full, full, full // 4) if kind == "RPB" else (full, full // 4, full)
 
 
 def work(phase: str, flops: int, read: int, written: int, dtype: torch.dtype) -> Work:
-    """A backward does the forward's work twice, reads inputs and gradients of outputs, and writes gradients."""
+    """The work of a phase: a backward does the forward's twice, reads inputs and gradients, and writes gradients."""
     if phase == "fwd":
         return Work(flops, (read + written) * dtype.itemsize)
     return Work(3 * flops, (3 * read + 2 * written) * dtype.itemsize)
 
 
 def count_block(kind: str, case: Case, phase: str, dtype: torch.dtype) -> Work:
-    """The multiplications and additions of both convolutions, and x, their weights and the output once."""
-    full, given, result = sizes(kind, case)
+    """The work of a block: multiplications and additions of both convolutions; x, weights and output once."""
+    full, block_input, result = sizes(kind, case)
     channels = case.shape["C"]
-    return work(phase, 2 * 2 * full * channels * 27, given + 2 * 27 * channels**2, result, dtype)
+    return work(phase, 2 * 2 * full * channels * 27, block_input + 2 * 27 * channels**2, result, dtype)
 
 
 def count_between(kind: str, case: Case, phase: str, dtype: torch.dtype) -> Work:
-    """Three normalizations, two ReLUs, an addition and the maxima; u, v, the shortcut and both results once."""
-    full, given, result = sizes(kind, case)
+    """The work between convolutions: three normalizations, two ReLUs, an addition, the maxima; each tensor once."""
+    full, block_input, result = sizes(kind, case)
     flops = full * (2 * NORM + 3) + result * (NORM + (3 if kind == "RPB" else 0))
-    return work(phase, flops, 2 * full + given, full + result, dtype)
+    return work(phase, flops, 2 * full + block_input, full + result, dtype)
 
 
-def registered(kind: str) -> tuple[Operation, Operation]:
-    """A block, and what lies between its convolutions."""
+def block_operations(kind: str) -> tuple[Operation, Operation]:
+    """The operations of a whole block and of the part between its convolutions."""
     return (
         Operation(kind.lower(), BLOCKS, BACKENDS, partial(prepare_block, kind), count=partial(count_block, kind)),
         Operation(
@@ -144,4 +144,4 @@ def registered(kind: str) -> tuple[Operation, Operation]:
     )
 
 
-OPERATIONS = tuple(operation for kind in KINDS for operation in registered(kind))
+OPERATIONS = tuple(operation for kind in KINDS for operation in block_operations(kind))

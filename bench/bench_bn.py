@@ -3,8 +3,8 @@
 python -m bench run --op bn_stats bn_relu bn_add_relu bn_add_relu_low bn_add_relu_pool
 
 Bytes are those that the passes of the fused operator read and write (docs/performance.md), as if no cache kept
-anything from one pass to the next: on tensors larger than a GPU's cache, the share of the copy bandwidth says how well
-the kernels use the memory. A share above 1 says that a cache did keep something.
+anything from one pass to the next. On tensors larger than a GPU's cache, the share of the copy bandwidth says how well
+the kernels use the memory. A share above 1 means that a cache kept data between passes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BACKENDS = ("naive", "compile", "cpp")
 
 @dataclass(frozen=True)
 class Traffic:
-    """Tensors of the size of x that all passes of an operator together read and write, and bytes of indices beside."""
+    """Memory traffic of an operator's passes: tensors of the size of x read and written, and bytes of indices."""
 
     fwd: float
     bwd: float = 0.0
@@ -43,7 +43,7 @@ class Traffic:
     index_bwd: float = 0.0
 
 
-# Of each pass what it reads, and what it writes after a +. A low skip counts a quarter, as do pooled tensors.
+# For each pass the tensors read + written. A skip at low resolution and a pooled tensor count a quarter.
 TRAFFIC = {
     "bn_stats": Traffic(1),
     "bn_relu": Traffic(1 + (1 + 1), 2 + (2 + 1)),
@@ -54,7 +54,7 @@ TRAFFIC = {
 
 
 def prepare(op: str, case: Case, backend: str, setting: Setting) -> Calls:
-    """Calls of one operator; "naive" is its formula in PyTorch's layers."""
+    """Calls of one operator. "naive" is its formula in PyTorch's layers."""
     torch.manual_seed(0)
     x = random_leaf(case, setting)
     skip = random_leaf(case, setting, 2 if op == "bn_add_relu_low" else 1)
@@ -96,7 +96,7 @@ def count(op: str, case: Case, phase: str, dtype: torch.dtype) -> Work:
     tensors, indices = traffic.fwd, traffic.index_fwd
     if phase == "fwd_bwd":
         tensors, indices = tensors + traffic.bwd, indices + traffic.index_bwd
-    # A handful of operations for each number that a pass reads.
+    # About three operations for each number that a pass reads.
     return Work(int(3 * full * tensors), int(full * (tensors * dtype.itemsize + indices)))
 
 

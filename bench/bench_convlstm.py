@@ -31,14 +31,14 @@ Layer = Callable[[Tensor], Tensor]
 
 
 def example(case: Case, setting: Setting) -> Tensor:
-    """x (B, T, C, H, W); channels_last is that of every frame."""
+    """A random input x, (B, T, C, H, W). In channels_last each frame has that layout."""
     s = case.shape
     x = torch.randn(s["B"], s["T"], s["C"], s["H"], s["W"], device=setting.device).to(setting.dtype)
     return x if setting.layout == "contiguous" else x.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
 
 
 def naive_layer(case: Case, setting: Setting) -> NaiveConvLSTM:
-    """The peer whose weights all backends share."""
+    """The naive peer, whose weights all backends share."""
     s = case.shape
     torch.manual_seed(0)
     layer = NaiveConvLSTM(s["C"], s["K"], (s["k"], s["k"])).to(setting.device, setting.dtype)
@@ -54,7 +54,7 @@ def our_layer(case: Case, setting: Setting, backend: str) -> ConvLSTM:
 
 
 class Floor(nn.Module):
-    """The convolutions over cat[x, h] and nothing else: T of them, one after the other, on a frame that is there."""
+    """The layer's floor: its T convolutions over cat[x, h], one after the other on one given frame, and no more."""
 
     def __init__(self, case: Case, setting: Setting) -> None:
         super().__init__()
@@ -64,9 +64,9 @@ class Floor(nn.Module):
         self.register_buffer("frame", frame.contiguous(memory_format=_memory_format(setting)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The last step, or with gradients the sum of each; x counts by its length and as what has a gradient."""
+        """The last step, or with gradients the sum of every step. x sets the number of steps and gets a gradient."""
         assert isinstance(self.conv, nn.Conv2d)
-        # Without a path to x the gradient of the data, work that no ConvLSTM avoids, would be pruned.
+        # Without a path to x autograd would skip the gradient of the data, which every ConvLSTM has to compute.
         assert isinstance(self.frame, Tensor)
         frame = self.frame + 0 * x[0, 0, 0, 0, 0] if torch.is_grad_enabled() else self.frame
         conv = self.conv
@@ -79,7 +79,7 @@ def _memory_format(setting: Setting) -> torch.memory_format:
 
 
 def fused_calls(case: Case, setting: Setting) -> Calls:
-    """The one-kernel step, which has no gradients and no operator yet."""
+    """Calls of the step in one kernel, which has neither gradients nor an operator."""
     if setting.device.type != "cuda" or setting.dtype == torch.float32:
         raise UnavailableError("the fused Triton step takes float16 and bfloat16 on a GPU")
     from rlv2v_fast.kernels.convlstm_fused import convlstm_fused_fwd
@@ -128,10 +128,10 @@ def phases_of(layer: Layer, parameters: list[nn.Parameter], x: Tensor) -> Calls:
 
 
 def count(case: Case, phase: str, dtype: torch.dtype) -> Work:
-    """The multiplications and additions of the convolutions, and every input and result once.
+    """The work of a phase: multiplications and additions of the convolutions; every input and result once.
 
-    The backward does the forward's work twice, for the gradients of data and weights. Its bytes: all that the forward
-    moves once more, the gradient of the output, and the gradients of input and weights.
+    The backward does the forward's work twice, for the gradients of data and of weights. It moves the forward's bytes
+    again, the gradient of the output, and the gradients of input and weights.
     """
     s = case.shape
     pixels = s["B"] * s["T"] * s["H"] * s["W"]
@@ -161,7 +161,7 @@ def accuracy(case: Case) -> None:
 
 
 def outputs_and_gradients(module: nn.Module, x: Tensor) -> list[Tensor]:
-    """Output and gradients of x and the parameters, in float64."""
+    """The output, and the gradients of x and of the parameters, in float64."""
     x = x.detach().requires_grad_()
     output = module(x)[0][0]
     grads = torch.autograd.grad(output.square().sum(), [x, *module.parameters()])

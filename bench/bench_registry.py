@@ -15,12 +15,12 @@ from bench.cases import Case, Operation, Setting, operations, prepare_all
 from bench.harness import first_calls, synchronize
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-# Compiled peers and the cases of the whole system need seconds to minutes each; few rounds keep a run bearable.
+# A call of a compiled peer or of the whole system takes seconds to minutes, so there are few rounds.
 ROUNDS = 3
 
 
 def parameters(every: bool) -> Iterator[object]:
-    """Those that a person would wait for: what runs once is left out, and so is compiling a training iteration."""
+    """The cases that a person would wait for. Cases that run once, and compiled training iterations, are left out."""
     for operation in operations().values():
         for case in operation.cases:
             tiny = case.name.endswith("tiny")
@@ -52,8 +52,8 @@ def test_case(benchmark: Callable[..., None], operation: Operation, case: Case, 
     if failed:
         pytest.skip(failed[backend])
 
-    def waited() -> None:
+    def call_and_wait() -> None:
         call()
         synchronize(DEVICE)
 
-    benchmark.pedantic(waited, rounds=ROUNDS)  # type: ignore[attr-defined]
+    benchmark.pedantic(call_and_wait, rounds=ROUNDS)  # type: ignore[attr-defined]

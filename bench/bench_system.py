@@ -30,17 +30,17 @@ from bench.cases import (
     UnavailableError,
 )
 
-# A rollout comes every so many iterations, so this many make one call.
+# Iterations of one call: a rollout comes once in so many.
 CYCLE = 4
-# What a backend of the system means to the operators beneath it.
+# The operators' backend for each backend of the system.
 OPERATOR_BACKENDS = {"ours": "auto", "reference": "reference", "compile": "auto"}
-# What a release's source archive holds of the package, and nothing built.
+# The files of a release's source archive that a build needs; none of them is built.
 SOURCES = ("build_backend.py", "csrc", "kernels", "LICENSE", "pyproject.toml", "README.md", "rlv2v_fast", "setup.py")
 IMPORTS = {"python": "pass", "torch": "import torch", "ours": "from rlv2v_fast import ConvLSTM, RLV2VGAN"}
 
 
 def train_calls(case: Case, backend: str, setting: Setting) -> Calls:
-    """CYCLE iterations of the trainer, reinforcement learning included, on generated clips."""
+    """Calls of CYCLE iterations of the trainer, with reinforcement learning, on generated clips."""
     from rlv2v_fast.data.clips import Domain
     from rlv2v_fast.data.synthetic import figure1_clips
     from rlv2v_fast.train.config import NetworkConfig, RLConfig, TrainConfig, resolve
@@ -70,7 +70,7 @@ def train_calls(case: Case, backend: str, setting: Setting) -> Calls:
 
 
 def stream_calls(case: Case, backend: str, setting: Setting) -> Calls:
-    """One piece of T frames of an endless video, from tensor to tensor."""
+    """Calls that translate T frames of an endless video, from tensor to tensor."""
     from rlv2v_fast.models.rlv2vgan import RLV2VGAN, ModelConfig
 
     width = 2 if case.name.endswith("tiny") else 64 if setting.device.type == "cuda" else 16
@@ -82,7 +82,7 @@ def stream_calls(case: Case, backend: str, setting: Setting) -> Calls:
 
 
 def replay_calls(case: Case, backend: str, setting: Setting) -> Calls:
-    """N transitions stored in, or drawn from, a full buffer."""
+    """Calls that store N transitions in a full buffer, or draw N from it."""
     from rlv2v_fast.rl.replay import ReplayBuffer, Transitions
 
     count, shape = case.shape["N"], (3, case.shape["H"], case.shape["W"])
@@ -106,12 +106,12 @@ def replay_calls(case: Case, backend: str, setting: Setting) -> Calls:
 
 @cache
 def scratch() -> Any:
-    """A folder kept until the process ends, and then removed."""
+    """A temporary folder that is removed when the process ends."""
     return tempfile.TemporaryDirectory(prefix="bench-")
 
 
 def decode_calls(case: Case, backend: str, setting: Setting) -> Calls:
-    """Every frame of an H.264 file."""
+    """Calls that decode every frame of an H.264 file."""
     import av  # noqa: F401  (named in the row where it is missing)
 
     from rlv2v_fast.data.synthetic import figure1_pair
@@ -126,13 +126,13 @@ def decode_calls(case: Case, backend: str, setting: Setting) -> Calls:
 
 
 def import_calls(case: Case, backend: str, setting: Setting) -> Calls:
-    """A Python process that imports the package, torch alone, or nothing."""
+    """Calls that start a Python process, which imports the package, torch alone, or nothing."""
     command = [sys.executable, "-c", IMPORTS[backend]]
     return {"run": lambda: subprocess.run(command, cwd=ROOT, check=True)}
 
 
 def install_calls(case: Case, backend: str, setting: Setting) -> Calls:
-    """What `pip install --no-deps` does with the sources where torch is installed: compile, pack, unpack."""
+    """Calls of what `pip install --no-deps` does where torch is installed: compile, pack, unpack."""
     folder = Path(scratch().name)
     source = folder / "source"
     source.mkdir(exist_ok=True)
@@ -155,13 +155,13 @@ def install_calls(case: Case, backend: str, setting: Setting) -> Calls:
 
 
 def wheel_calls(case: Case, backend: str, setting: Setting) -> Calls:
-    """Nothing to time; the value is the size."""
+    """A call that does nothing: the case measures the size of the wheel."""
     newest_wheel()
     return {"run": lambda: None}
 
 
 def newest_wheel() -> Path:
-    """The wheel that the case install built, or else the newest of dist/."""
+    """The wheel that the case install built, or else the newest one in dist/."""
     for folder in (Path(scratch().name), ROOT / "dist"):
         wheels = sorted(folder.glob("rlv2v_fast-*.whl"), key=lambda path: path.stat().st_mtime)
         if wheels:
@@ -182,12 +182,12 @@ PARTS = {
 
 
 def part(case: Case) -> str:
-    """What the case measures: its name's first word."""
+    """What a case measures: the first word of its name."""
     return case.name.split("-")[0]
 
 
 def applies(case: Case, backend: str) -> bool:
-    """Only training compiles; what has no operator beneath it has one implementation."""
+    """Whether a backend has the case: only training compiles, and a case without operators has one backend."""
     backends = {"train": tuple(OPERATOR_BACKENDS), "import": tuple(IMPORTS)}
     backends |= dict.fromkeys(("stream", "latency"), ("ours", "reference"))
     return backend in backends.get(part(case), ("ours",))
@@ -199,7 +199,7 @@ def prepare(case: Case, backend: str, setting: Setting) -> Calls:
 
 
 def value(case: Case, seconds: float) -> tuple[float, str]:
-    """The figure a user asks for."""
+    """The figure that a user wants of a case, and its unit."""
     name = part(case)
     if name == "train":
         return seconds / CYCLE, "s/iteration"

@@ -1,4 +1,4 @@
-"""Every benchmark case, and what an operation tells the harness about itself.
+"""Every benchmark case, and the description of an operation that the harness works with.
 
 A case is a name and its sizes; a `bench_*.py` turns cases into calls. The harness finds the operations in the tuple
 `OPERATIONS` of those modules, so a new file needs no entry here.
@@ -15,22 +15,22 @@ import torch
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
-# What is no competitor but a bound: the convolutions an operation cannot do without, and nothing else.
+# Not a competitor but a bound: only the convolutions, which an operation cannot do without.
 FLOOR = "conv"
 PHASES = ("fwd", "fwd_bwd")
 
 
 class UnavailableError(Exception):
-    """A backend does not run a case here; the message says why, and stands in the row."""
+    """A backend cannot run a case here. The message says why, and the row shows it."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """Sizes under a name.
+    """Sizes with a name.
 
-    devices: device types it is meant for. default: whether it runs when no case is named. sweep: the letter of the
-    size that a scaling run varies. clock: overrides the run's. timed: False where only the operation's value counts.
-    once: True where one call takes minutes, so that the first is the one that counts.
+    devices: device types that it is meant for. default: whether it runs where no case is named. sweep: the letter of
+    the size that a scaling run varies. clock: replaces the run's. timed: False where only the operation's value counts.
+    once: True where one call takes minutes, so that only the first call is made.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and in which form a case runs."""
+    """Device, dtype and memory layout that a case runs with."""
 
     device: torch.device
     dtype: torch.dtype = torch.float32
@@ -54,7 +54,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Work:
-    """What a call has to do at least: floating-point operations, and bytes read and written once each."""
+    """The least work of a call: floating-point operations, and bytes that are each read or written once."""
 
     flops: int
     bytes: int
@@ -62,30 +62,30 @@ class Work:
 
 @dataclass(frozen=True)
 class ForwardBackward:
-    """A call that gives the gradients of `outputs()` for `leaves`; what it saves in between can be counted."""
+    """A call that gives the gradients of `outputs()` for `leaves`. The bytes it saves in between can be counted."""
 
     outputs: Callable[[], Sequence[Tensor]]
     leaves: Sequence[Tensor]
 
     def __call__(self) -> tuple[Tensor, ...]:
-        # Not .backward(): accumulating into .grad belongs to no layer, and its streams resist graph capture.
+        # Not .backward(): accumulating into .grad is not a layer's work, and its streams prevent graph capture.
         outputs = self.outputs()
         return torch.autograd.grad(outputs, self.leaves, [torch.ones_like(y) for y in outputs])
 
 
 Call = Callable[[], object]
-# phase -> call; a phase is left out where a backend does not have it.
+# phase -> call, without the phases that a backend does not have.
 Calls = Mapping[str, Call]
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One thing that is measured.
+    """What is measured, and how.
 
     prepare: (case, backend, setting) -> calls by phase; UnavailableError or ImportError where it cannot run.
-    count: (case, phase, dtype) -> Work, or None where counting makes no sense.
+    count: (case, phase, dtype) -> Work; None where work is not counted.
     value: (case, seconds of a call) -> figure and unit, such as frames per second.
-    applies: (case, backend) -> whether the two go together at all; where not, there is no row.
+    applies: (case, backend) -> whether the backend has the case; if not, there is no row.
     system: True for parts of the whole system, which have no phases and no naive peer.
     """
 
@@ -102,14 +102,14 @@ class Operation:
 
 
 def convlstm_case(name: str, sizes: tuple[int, int, int, int, int, int], **options: object) -> Case:
-    """sizes: (B, T, C, H = W, K, k)."""
+    """A case of the ConvLSTM layer; sizes: (B, T, C, H = W, K, k)."""
     batch, steps, channels, side, hidden, kernel = sizes
     shape = {"B": batch, "T": steps, "C": channels, "H": side, "W": side, "K": hidden, "k": kernel}
     return Case(name, shape, **options)  # type: ignore[arg-type]
 
 
 def block_case(name: str, sizes: tuple[int, int, int, int], **options: object) -> Case:
-    """sizes: (B, T, C, H = W) that the convolutions of the block work on."""
+    """A case of a block; sizes: (B, T, C, H = W) that its convolutions work on."""
     batch, steps, channels, side = sizes
     shape = {"B": batch, "T": steps, "C": channels, "H": side, "W": side}
     return Case(name, shape, **options)  # type: ignore[arg-type]
@@ -149,27 +149,27 @@ SYSTEM_REPLAY = tuple(
 )
 SYSTEM_DECODE = (Case("decode-256", {"T": 48, "H": 256, "W": 256}, devices=("cpu",)),)
 SYSTEM_INSTALL = (
-    # From source, compilers included; the wheel it makes is the one whose size counts.
+    # From source, with its compilations. The case wheel measures the size of the wheel that this case makes.
     Case("install", {}, devices=("cpu",), clock="wall", once=True),
     Case("wheel", {}, devices=("cpu",), timed=False),
-    # Other processes do the work, which a clock of this one's processor time would not see.
+    # Wall time, because other processes do the work and this one's processor time does not count them.
     Case("import", {}, devices=("cpu",), clock="wall"),
 )
 
 
 def operations() -> dict[str, Operation]:
     """Every operation of every bench_*.py, by name."""
-    found: dict[str, Operation] = {}
+    by_name: dict[str, Operation] = {}
     for path in sorted(Path(__file__).parent.glob("bench_*.py")):
         module = importlib.import_module(f"bench.{path.stem}")
-        found |= {operation.name: operation for operation in getattr(module, "OPERATIONS", ())}
-    return found
+        by_name |= {operation.name: operation for operation in getattr(module, "OPERATIONS", ())}
+    return by_name
 
 
 def prepare_all(
     operation: Operation, case: Case, setting: Setting, backends: Iterable[str]
 ) -> tuple[dict[str, Calls], dict[str, str]]:
-    """Calls by backend, and the reason of each backend that has none."""
+    """Calls by backend, and for each backend that has none the reason."""
     prepared: dict[str, Calls] = {}
     refused: dict[str, str] = {}
     for backend in backends:
@@ -190,9 +190,9 @@ def reason(error: Exception) -> str:
 
 
 def scaled(case: Case, letter: str, factor: float) -> Case:
-    """The case with one size multiplied; "HW" multiplies the pixels, both sides by the root of factor.
+    """The case with one size multiplied by factor; "HW" multiplies the pixels, and so each side by the root of factor.
 
-    Sides stay even, as blocks that halve or double them need.
+    Sides stay even, because blocks halve or double them.
     """
     shape = dict(case.shape)
     if letter == "HW":
@@ -204,9 +204,9 @@ def scaled(case: Case, letter: str, factor: float) -> Case:
 
 
 def sweep_cases(case: Case, factors: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)) -> list[Case]:
-    """The case with each of T, B, the pixels and its channels varied alone; sizes that round together run once.
+    """The case with one of T, B, pixels and channels varied at a time; sizes that round to the same run once.
 
-    The channels are the hidden ones, K, and in a block C.
+    The channels are the hidden ones, K; in a block they are C.
     """
     letters = ("T", "B", "HW", "K" if "K" in case.shape else "C")
     cases = [scaled(case, letter, factor) for letter in letters for factor in factors]

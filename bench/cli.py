@@ -21,7 +21,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 def row_line(row: Row) -> str:
-    """One line for people."""
+    """A row as one line of text."""
     what = f"{row['op']} {row['case']} {row['phase'] or ''} {row['dtype']} {row['layout']} {row['backend']}"
     if row["skipped"]:
         return f"{what:64} skipped: {row['skipped']}"
@@ -43,13 +43,13 @@ def row_line(row: Row) -> str:
 
 
 def chosen_cases(operation: Operation, names: Sequence[str] | None, device: torch.device) -> list[Case]:
-    """The named cases, or all default ones, that are meant for the device."""
+    """The named cases, or the default ones, that are meant for the device."""
     cases = [case for case in operation.cases if device.type in case.devices]
     return [case for case in cases if (case.default if names is None else case.name in names)]
 
 
 def settings_of(options: argparse.Namespace, operation: Operation) -> list[Setting]:
-    """Every dtype and layout asked for, on the device. A system has its own precision."""
+    """The settings that options ask for. A part of the system has one, because it has its own precision."""
     device = torch.device(options.device)
     if operation.system:
         return [Setting(device)]
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def scaling(options: argparse.Namespace) -> int:
-    """Measure how the cost grows with T, B, the pixels and K, one at a time, from the first case named."""
+    """Measure how the cost grows with T, B, the pixels and K, one at a time, from each case named (A)."""
 
     def cases(operation: Operation, setting: Setting) -> Iterable[Case]:
         bases = [] if operation.system else chosen_cases(operation, options.case or ["A"], setting.device)
@@ -83,14 +83,14 @@ def scaling(options: argparse.Namespace) -> int:
 
 
 def measure_into_file(options: argparse.Namespace, cases: Callable[[Operation, Setting], Iterable[Case]]) -> int:
-    """Measure and write row after row, so that what stops early leaves what it has."""
+    """Measure and write row after row, so that a run that stops early leaves its rows; gives the exit status."""
     torch.set_num_threads(options.threads)
-    plan, found = plan_of(options), operations()
+    plan, known = plan_of(options), operations()
     path = results_file(options)
     written = 0
     with path.open("a") as file:
-        for name in options.op or found:
-            operation = found[name]
+        for name in options.op or known:
+            operation = known[name]
             for setting in settings_of(options, operation):
                 for case in cases(operation, setting):
                     if plan.late():
@@ -104,7 +104,7 @@ def measure_into_file(options: argparse.Namespace, cases: Callable[[Operation, S
 def measure_case(
     options: argparse.Namespace, operation: Operation, case: Case, setting: Setting, plan: Plan, file: TextIO
 ) -> int:
-    """Rows written for one case."""
+    """The number of rows written for one case."""
     backends = [name for name in options.backend or operation.backends if name in operation.backends]
     phases = [phase for phase in operation.phases if operation.system or phase in options.phase]
     if "compile" in backends:
@@ -120,7 +120,7 @@ def measure_case(
 
 
 def results_file(options: argparse.Namespace) -> Path:
-    """--out as a file, or a new file in --out or the device's folder."""
+    """The file that rows are appended to: --out, or a new file in the folder --out or in the device's folder."""
     out = options.out or results_folder(torch.device(options.device))
     if out.suffix == ".jsonl":
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def results_file(options: argparse.Namespace) -> Path:
 
 
 def peak(options: argparse.Namespace) -> int:
-    """Print the MiB each call asked for adds at its peak; run in a process of its own by --memory."""
+    """Print the peak MiB of each call in a request; --memory starts a process that runs this."""
     print(json.dumps(memory.answer(json.loads(options.request))))
     return 0
 

@@ -1,4 +1,4 @@
-"""How a cost grows with a size: the power law fitted to rows of scaling runs."""
+"""How a cost grows with a size: power laws fitted to the rows of scaling runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bench.harness import Row
 
 
 def exponent(points: Sequence[tuple[float, float]]) -> float:
-    """Slope of the straight line through (log size, log cost) with least squared error."""
+    """The slope of the straight line through (log size, log cost) with least squared error."""
     xs, ys = [math.log(x) for x, _ in points], [math.log(y) for _, y in points]
     mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
     return sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / sum((x - mean_x) ** 2 for x in xs)
@@ -24,7 +24,7 @@ Groups = dict[tuple[str, ...], list[tuple[float, float]]]
 
 
 def scaling_groups(rows: Iterable[Row], field: str = "p50_ms") -> Groups:
-    """(op, phase, dtype, backend, size's letter) -> (size, field's value), by size; two sizes at least."""
+    """Points (size, field's value), sorted by size, by (op, phase, dtype, backend, letter); at least two sizes."""
     groups: Groups = {}
     for row in rows:
         if row["sweep"] is not None and (row[field] or 0) > 0:

@@ -1,8 +1,8 @@
 """Measuring: interleaved rounds, percentiles, peak memory, ceilings, and one JSON row for each result.
 
-Peers run side by side, round after round, so that a slow moment of the machine hits all of them; a ratio is taken
-within each round and the row holds the median of the ratios. On a GPU a call is timed by CUDA events and, where
-capture works, a second time as a replayed CUDA graph, which leaves the launches out.
+Peers take turns in each round, so that a slow moment of the machine hits all of them. A ratio is taken within each
+round, and the row holds the median of the ratios. On a GPU a call is timed by CUDA events and, where capture works, a
+second time as a replayed CUDA graph, which leaves the launches out.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import torch
 from bench.cases import ROOT, Call, Case, Operation, Setting, Work, prepare_all, reason
 from bench.memory import MIB, peaks, saved_bytes
 
-# Every row has exactly these; what does not apply is None.
+# The fields of every row; a field that does not apply is None.
 ROW_FIELDS = (
     *("op", "case", "shape", "dtype", "layout", "backend", "phase"),
     *("p20_ms", "p50_ms", "p80_ms", "graph_p20_ms", "graph_p50_ms", "graph_p80_ms", "compile_s", "rounds", "clock"),
@@ -41,21 +41,21 @@ RESULTS = ROOT / "bench/results"
 
 
 def wall_seconds(call: Call) -> float:
-    """Seconds that pass while call runs."""
+    """The seconds that pass while call runs."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
 
 
 def processor_seconds(call: Call) -> float:
-    """Processor time that call takes in all threads: for a machine that others use too, with one thread."""
+    """The processor seconds that call takes in all threads; for one thread on a machine that others use too."""
     start = time.process_time()
     call()
     return time.process_time() - start
 
 
 def event_seconds(call: Call) -> float:
-    """Seconds from the first kernel of call to its last, on the current stream."""
+    """The seconds from the first kernel of call to its last, on the current stream."""
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     start.record()
     call()
@@ -72,21 +72,21 @@ CLOCKS: dict[str, Callable[[Call], float]] = {
 
 
 def round_order(names: Sequence[str], index: int) -> list[str]:
-    """Order of a round: forwards and backwards in turn, so that nobody always follows the same peer."""
+    """The order of a round: forwards and backwards in turn, so that no peer always follows the same other."""
     return list(names) if index % 2 == 0 else list(reversed(names))
 
 
 def interleave(
     calls: Mapping[str, Call], rounds: int, clock: str = "wall", *, warmup: int = 1, deadline: float | None = None
 ) -> dict[str, list[float]]:
-    """Seconds of each call in each round.
+    """The seconds of each call in each round.
 
     Args:
         calls: the peers.
-        rounds: most rounds that count; at least one runs.
+        rounds: the most rounds that count; at least one runs.
         clock: one of CLOCKS.
         warmup: rounds before them that do not count.
-        deadline: moment of time.monotonic() after which no further round starts.
+        deadline: time.monotonic() after which no further round starts.
     """
     seconds = CLOCKS[clock]
     times: dict[str, list[float]] = {name: [] for name in calls}
@@ -110,7 +110,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def ratio(base: Sequence[float] | None, values: Sequence[float]) -> float | None:
-    """Median of base / value within each round: above 1 where `values` is faster than `base`."""
+    """The median of base / value within each round: above 1 where `values` is faster than `base`."""
     if base is None:
         return None
     return percentile([b / v for b, v in zip(base, values, strict=True) if v > 0] or [float("nan")], 0.5)
@@ -118,7 +118,7 @@ def ratio(base: Sequence[float] | None, values: Sequence[float]) -> float | None
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What this device did in this run: a large copy in GB/s (reads and writes counted), and a large product.
+    """The speed of this device in this run: a large copy in GB/s (reads and writes count), and a large product.
 
     The product is a matrix product or a 3x3 convolution of many channels, whichever ran faster: on some processors the
     library for matrices uses narrower vectors than the one for convolutions.
@@ -128,15 +128,15 @@ class Ceilings:
     matmul_gflops: float
 
     def share(self, work: Work, seconds: float) -> float:
-        """Time that the ceilings leave as the least possible, over the time taken.
+        """The least time that the ceilings allow, divided by the time taken.
 
-        Above 1 where an algorithm (Winograd's) needs fewer operations than are counted.
+        It is above 1 where an algorithm (Winograd's) needs fewer operations than are counted.
         """
         return max(work.bytes / (self.copy_gbs * 1e9), work.flops / (self.matmul_gflops * 1e9)) / seconds
 
 
 def measure_ceilings(setting: Setting, clock: str, *, tiny: bool = False) -> Ceilings:
-    """Best of a few large copies and matrix products in the setting's dtype; in TF32 where convolutions use it."""
+    """The best of a few large copies and products in the setting's dtype; in TF32 where convolutions use it."""
     on_gpu = setting.device.type == "cuda"
     mib, side, images, channels = (512, 8192, 64, 512) if on_gpu else (64, 1024, 4, 256)
     mib, side, images, channels = (1, 64, 1, 8) if tiny else (mib, side, images, channels)
@@ -164,8 +164,8 @@ def measure_ceilings(setting: Setting, clock: str, *, tiny: bool = False) -> Cei
 class Plan:
     """How a run measures.
 
-    clock: "wall" or "cpu"; a GPU uses CUDA events. memory: also peak memory and what is saved for the backward. graphs:
-    also CUDA graphs. deadline: moment of time.monotonic() after which nothing new starts.
+    clock: "wall" or "cpu"; a GPU uses CUDA events. memory: also measure peak memory and the bytes saved for the
+    backward. graphs: also measure CUDA graphs. deadline: time.monotonic() after which nothing new starts.
     """
 
     rounds: int = 9
@@ -181,7 +181,7 @@ class Plan:
 
 
 def clock_for(case: Case | None, setting: Setting, plan: Plan) -> str:
-    """CUDA events on a GPU; else the case's own clock or the plan's."""
+    """The clock of a case: CUDA events on a GPU; otherwise the case's own or the plan's."""
     if setting.device.type == "cuda":
         return "events"
     return (case.clock if case is not None else None) or plan.clock
@@ -190,7 +190,7 @@ def clock_for(case: Case | None, setting: Setting, plan: Plan) -> str:
 def measure(
     operation: Operation, case: Case, setting: Setting, backends: Sequence[str], phases: Sequence[str], plan: Plan
 ) -> Iterator[list[Row]]:
-    """The rows of one case, phase by phase; backends that cannot run it give a row that says why."""
+    """The rows of one case, phase by phase. A backend that cannot run it has a row that says why."""
     backends = [name for name in backends if operation.applies is None or operation.applies(case, name)]
     prepared, refused = prepare_all(operation, case, setting, backends)
     for phase in phases:
@@ -218,7 +218,7 @@ def _measure_phase(
         times = {name: [firsts[name]] for name in calls}
     else:
         times = interleave(calls, plan.rounds, clock, deadline=plan.deadline) if calls else {}
-    # A part of the system keeps state from call to call, which a replay would not.
+    # A part of the system keeps state from call to call. A replay of a graph would not.
     graphable = setting.device.type == "cuda" and plan.graphs and not operation.system and not plan.late()
     graphs = graph_times(calls, plan) if graphable else {}
     common = {
@@ -226,15 +226,15 @@ def _measure_phase(
         **environment(setting.device),
         "clock": clock,
     }
-    # Parts of the system that other processes do would show this one's memory.
-    found = peaks(operation, case, setting, phase, calls) if plan.memory and calls and case.clock is None else {}
+    # A case with a clock of its own runs in other processes, whose memory is not this one's.
+    peak_mib = peaks(operation, case, setting, phase, calls) if plan.memory and calls and case.clock is None else {}
     rows = [new_row(**common, backend=name, skipped=why) for name, why in (refused | failed).items()]
     for name, values in times.items():
         row = new_row(**common, backend=name, rounds=len(values))
         if case.timed:
             row |= _timing_fields(values, times, graphs.get(name), graphs)
         row["compile_s"] = firsts[name] if name == "compile" else None
-        row["peak_mb"] = found.get(name)
+        row["peak_mb"] = peak_mib.get(name)
         row["saved_bytes"] = saved_bytes(calls[name]) if plan.memory else None
         row |= _work_fields(operation, case, setting, phase, percentile(values, 0.5), plan)
         rows.append(row)
@@ -242,12 +242,12 @@ def _measure_phase(
 
 
 def first_calls(calls: Mapping[str, Call], setting: Setting) -> tuple[dict[str, float], dict[str, str]]:
-    """Seconds of each first call, where compilers and autotuners work, and why those that failed did."""
+    """The seconds of each first call, with its compilation and autotuning, and the reason of each failed one."""
     seconds: dict[str, float] = {}
     failed: dict[str, str] = {}
     for name, call in calls.items():
         start = time.perf_counter()
-        # A peer may fail in any way (a compiler's own errors too); its row says how, and the others are measured.
+        # A peer may fail with any error, also a compiler's. Its row says which, and the other peers are measured.
         try:
             call()
             synchronize(setting.device)
@@ -259,19 +259,19 @@ def first_calls(calls: Mapping[str, Call], setting: Setting) -> tuple[dict[str, 
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for a GPU; a CPU is never ahead."""
+    """Wait until a GPU has finished; a CPU already has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def graph_times(calls: Mapping[str, Call], plan: Plan) -> dict[str, list[float]]:
-    """Seconds of each call replayed as a CUDA graph; those that cannot be captured are left out."""
-    replays = {name: graph.replay for name, call in calls.items() if (graph := captured(call)) is not None}
+    """The seconds of each call replayed as a CUDA graph, without calls that cannot be captured."""
+    replays = {name: graph.replay for name, call in calls.items() if (graph := cuda_graph(call)) is not None}
     return interleave(replays, plan.rounds, "events", deadline=plan.deadline) if replays else {}
 
 
-def captured(call: Call) -> torch.cuda.CUDAGraph | None:
-    """call as a CUDA graph, or None where it cannot be captured (it waits for the GPU, or copies from the host)."""
+def cuda_graph(call: Call) -> torch.cuda.CUDAGraph | None:
+    """call as a CUDA graph; None where it cannot be captured because it waits for the GPU or copies from the host."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     try:
@@ -310,7 +310,7 @@ def _case_fields(operation: Operation, case: Case, setting: Setting, phase: str)
         "op": operation.name,
         "case": case.name,
         "shape": dict(case.shape),
-        # The system chooses itself: float32, and bfloat16 autocast in training on a GPU.
+        # A part of the system chooses its own: float32, and bfloat16 autocast in training on a GPU.
         "dtype": "default" if operation.system else str(setting.dtype).removeprefix("torch."),
         "layout": setting.layout,
         "phase": None if operation.system else phase,
@@ -334,7 +334,7 @@ def _work_fields(operation: Operation, case: Case, setting: Setting, phase: str,
 
 
 def new_row(**fields: Any) -> Row:
-    """A row with every field of ROW_FIELDS; ValueError for a field that is none of them."""
+    """A row with every field of ROW_FIELDS. ValueError for any other field."""
     unknown = set(fields) - set(ROW_FIELDS)
     if unknown:
         raise ValueError(f"fields must be among ROW_FIELDS; got {', '.join(sorted(unknown))}")
@@ -342,7 +342,7 @@ def new_row(**fields: Any) -> Row:
 
 
 def environment(device: torch.device) -> Row:
-    """What a row must say about where it was measured."""
+    """The fields of a row that say where and when it was measured."""
     on_gpu = device.type == "cuda"
     return {
         "device": device_name(device),
@@ -386,23 +386,23 @@ def driver() -> str | None:
 
 @cache
 def versions() -> dict[str, str | None]:
-    """Versions of all that decides a time."""
+    """The versions of everything that affects a time."""
     import rlv2v_fast
 
-    found: dict[str, str | None] = {"python": platform.python_version(), "rlv2v_fast": rlv2v_fast.__version__}
+    numbers: dict[str, str | None] = {"python": platform.python_version(), "rlv2v_fast": rlv2v_fast.__version__}
     for package in ("torch", "triton", "numpy"):
         try:
-            found[package] = metadata.version(package)
+            numbers[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            found[package] = None
-    found["torch"] = torch.__version__
+            numbers[package] = None
+    numbers["torch"] = torch.__version__
     cudnn = torch.backends.cudnn.version() if torch.cuda.is_available() else None
-    return found | {"cuda": torch.version.cuda, "cudnn": None if cudnn is None else str(cudnn)}
+    return numbers | {"cuda": torch.version.cuda, "cudnn": None if cudnn is None else str(cudnn)}
 
 
 @cache
 def commit() -> str | None:
-    """Commit of the working tree, with "-dirty" where tracked files differ; RLV2V_FAST_COMMIT where git has none."""
+    """The working tree's commit, with "-dirty" if tracked files differ from it; without git, RLV2V_FAST_COMMIT."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(ROOT), *arguments]

@@ -1,7 +1,8 @@
-"""Memory of a call: its peak, and what its forward saves for its backward.
+"""Memory of a call: its peak, and the bytes that its forward saves for its backward.
 
-On a GPU the allocator counts. On a CPU the process's high-water mark does, which only a process that has not run the
-call before can show: one is started for each phase of a case, and forks one for each backend before it computes.
+On a GPU the allocator counts the peak. On a CPU it is read from the process's high-water mark, which must come from a
+process that has not run the call before. One process is started for each phase of a case, and it forks one for each
+backend before it computes anything.
 """
 
 from __future__ import annotations
@@ -26,36 +27,36 @@ MIB = 2**20
 
 
 def saved_bytes(call: Call) -> int | None:
-    """Bytes that the forward of call keeps for its backward, beside its leaves; None where it is not both."""
+    """The bytes that a call's forward saves for its backward, without its leaves; None for any other call."""
     if not isinstance(call, ForwardBackward):
         return None
     leaves = {leaf.untyped_storage().data_ptr() for leaf in call.leaves}
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        # By storage: a view saved beside its base holds nothing more.
+        # By storage, because a view that is saved beside its base takes no more memory.
         storage = tensor.untyped_storage()
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        # Held until all is counted, so that no storage is freed and its address given to another.
+        # Outputs are held until everything is counted, so that no storage is freed and its address used again.
         outputs = call.outputs()
     del outputs
     return sum(size for address, size in kept.items() if address not in leaves)
 
 
 def peaks(operation: Operation, case: Case, setting: Setting, phase: str, calls: Mapping[str, Call]) -> dict[str, Any]:
-    """MiB that one call of each backend adds at its peak to what is held before it; None where it cannot be told."""
+    """The peak MiB of one call of each backend, above what is held before it; None where it is not known."""
     if setting.device.type == "cuda":
         return {name: gpu_peak_mib(call) for name, call in calls.items()}
-    # Compiling once more would take long, and its memory would be what is measured.
+    # In a new process, compiling again would take long, and its memory would be measured.
     compiled = {name: cpu_peak_mib(calls[name]) for name in ("compile",) if name in calls}
     return compiled | peaks_apart(operation, case, setting, phase, [name for name in calls if name not in compiled])
 
 
 def gpu_peak_mib(call: Call) -> float:
-    """torch.cuda.max_memory_allocated over the call, less what was allocated before."""
+    """torch.cuda.max_memory_allocated during the call, minus what was allocated before."""
     gc.collect()
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
@@ -66,10 +67,10 @@ def gpu_peak_mib(call: Call) -> float:
 
 
 def cpu_peak_mib(call: Call) -> float | None:
-    """High-water mark of this process over the call, less its memory before; None where it cannot be read."""
+    """This process's high-water mark during the call, minus its memory before; None where it cannot be read."""
     gc.collect()
     try:
-        # Memory that was freed but not given back would hide what the call takes.
+        # Memory that was freed but not returned to the system would hide what the call takes.
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
         before = _process_mib("VmRSS")
@@ -106,8 +107,8 @@ def peaks_apart(operation: Operation, case: Case, setting: Setting, phase: str, 
 
 
 def answer(request: Mapping[str, Any]) -> dict[str, float | None]:
-    """What the process that peaks_apart starts prints."""
-    operations()  # Imports come before the forks, so that they come once.
+    """The peaks of a request: what the process that peaks_apart starts prints."""
+    operations()  # Imports happen once, before the forks.
     return {backend: _in_a_fork(request, backend) for backend in request["backends"]}
 
 
@@ -126,12 +127,12 @@ def _in_a_fork(request: Mapping[str, Any], backend: str) -> float | None:
 
 
 def _measure(request: Mapping[str, Any], backend: str, sender: Connection) -> None:
-    """Send the peak of one backend's call."""
+    """Send the peak of one backend's call to the parent process."""
     torch.set_num_threads(request["threads"])
     operation = operations()[request["op"]]
     case = Case(request["case"], request["shape"])
     setting = Setting(torch.device("cpu"), getattr(torch, request["dtype"]), request["layout"])
-    # A small call first loads code that belongs to no call; a full one would hide the scratch that backends keep.
+    # A small call first loads code that is not part of a call. A full call would hide the scratch that backends keep.
     for small in (case for case in operation.cases if case.name == "tiny"):
         prepare_all(operation, small, setting, [backend])[0][backend][request["phase"]]()
     sender.send(cpu_peak_mib(prepare_all(operation, case, setting, [backend])[0][backend][request["phase"]]))

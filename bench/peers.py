@@ -1,4 +1,4 @@
-"""The layers the benchmarks compare with, written the way most PyTorch code writes them."""
+"""The layers that the benchmarks compare with, written as most PyTorch code does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class NaiveConvLSTMCell(nn.Module):
-    """One convolution over cat[x, h], then the gates i, f, o, g as separate operations."""
+    """A ConvLSTM cell: one convolution over cat[x, h], then the gates i, f, o, g as separate operations."""
 
     def __init__(self, input_dim: int, hidden_dim: int, kernel_size: tuple[int, int], bias: bool = True) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class NaiveConvLSTMCell(nn.Module):
 
 
 class NaiveConvLSTM(nn.Module):
-    """Python loops over layers and steps, batch first; parameters named cell_list.{i}.conv.weight and .bias."""
+    """A ConvLSTM by Python loops over layers and steps, batch first; parameters cell_list.{i}.conv.weight, .bias."""
 
     def __init__(
         self, input_dim: int, hidden_dim: int, kernel_size: tuple[int, int], num_layers: int = 1, bias: bool = True
@@ -54,7 +54,7 @@ class NaiveConvLSTM(nn.Module):
 
 
 class NaiveBlock(nn.Module):
-    """RPB or URB (kind) from separate layers, named as ours are; `channels` in and out."""
+    """An RPB or URB (kind) of separate layers with the names of ours; `channels` in and out."""
 
     def __init__(self, kind: str, channels: int) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class NaiveBlock(nn.Module):
         return self.leave(self.second(self.enter(self.first(x))), shortcut)
 
     def between(self, u: Tensor, v: Tensor, shortcut: Tensor) -> tuple[Tensor, Tensor]:
-        """All but the convolutions, given what they give and the shortcut, which at URB is not yet upsampled."""
+        """The block without its convolutions, from their outputs and the shortcut (before upsampling in a URB)."""
         return self.enter(u), self.leave(v, self.upsampled(shortcut))
 
     def first(self, x: Tensor) -> Tensor:
@@ -88,5 +88,5 @@ class NaiveBlock(nn.Module):
 
 
 def past(x: Tensor) -> Tensor:
-    """Two frames of zeros before x (B, C, T, H, W), which make a convolution over three frames causal."""
+    """x (B, C, T, H, W) after two frames of zeros, which make a convolution over three frames causal."""
     return F.pad(x, (0, 0, 0, 0, 2, 0))

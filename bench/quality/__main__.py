@@ -1,8 +1,8 @@
 """python -m bench.quality run --task figure1 | run --task daynight --data DIR | score RUN... | report FILE...
 
-run trains every variant from k target videos, all for the same time or each at its full length, scores it on aligned
-pairs it never saw, and appends a JSON row; score does so for finished runs of `rlv2v train`. DIR holds train/day,
-train/night, val/day and val/night; only scoring reads val.
+run trains every variant from k target videos, all for the same time or each at its full length. It scores each on
+aligned pairs that training never sees, and appends a JSON row. score does so for finished runs of `rlv2v train`. DIR
+holds train/day, train/night, val/day and val/night; only scoring reads val.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from rlv2v_fast.models.rlv2vgan import RLV2VGAN
 from rlv2v_fast.train.checkpoint import best_distance, model_folder, step_of
 from rlv2v_fast.train.config import load_config, to_dict
 
-# What makes a row the same measurement: one found in the file is not repeated.
+# The fields that identify a measurement. One that the file already holds is not repeated.
 IDENTITY = ("task", "variant", "k", "seed", "minutes", "clock", "threads")
 NEVER_TRAINED: Row = {"seed": None, "minutes": 0.0, "clock": None, "threads": None}
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure the variants and append their rows to a file, leaving out those it already holds."""
+    """Measure the variants and append their rows to a file, without those that it already holds."""
     torch.set_num_threads(options.threads)
     task = open_task(options)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     shared = SharedStarts()
-    for key in planned(options, task):
+    for key in planned_rows(options, task):
         if any(all(row.get(name) == key[name] for name in IDENTITY) for row in read_rows([options.out])):
             continue
         record(options.out, {**environment(torch.device("cpu")), **key, **measure(key, options, task, shared)})
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def score(options: argparse.Namespace) -> int:
-    """Append a row for each finished run: the model that `rlv2v translate` takes of it, scored."""
+    """Append a row for each finished run, with the scores of the model that `rlv2v translate` would use."""
     torch.set_num_threads(options.threads)
     task = open_task(options)
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -54,21 +54,23 @@ def score(options: argparse.Namespace) -> int:
         config = load_config(run_folder / "config.yaml")
         folder = model_folder(run_folder)
         model = RLV2VGAN.from_pretrained(folder)
-        # Starts write no rows, so the time of a run with several is not in its files.
+        # Its minutes stay 0: starts write no rows, so the files of a run do not hold the time of its starts.
         key = {**NEVER_TRAINED, "task": task.name, "variant": options.name, "k": config.few_shot, "seed": config.seed}
         if options.sheets is not None:
             write_sheet(options.sheets / f"{task.name}_{run_folder.name}.png", model.translate, task.pairs)
-        # Where somebody's files lie is no part of a measurement.
-        told_config = to_dict(changed(config, source=None, target=None, out=None))
+        # The places of somebody's files are not part of a measurement.
+        config_fields = to_dict(changed(config, source=None, target=None, out=None))
         kept, distance = step_of(folder), best_distance(run_folder)
-        how: Row = {"starts": config.starts, "steps": config.steps, "kept": kept, "config": told_config}
-        how["criterion"] = distance if math.isfinite(distance) else None
-        if any(all(row.get(name) == value for name, value in (key | how).items()) for row in read_rows([options.out])):
+        training: Row = {"starts": config.starts, "steps": config.steps, "kept": kept, "config": config_fields}
+        training["criterion"] = distance if math.isfinite(distance) else None
+        if any(
+            all(row.get(name) == value for name, value in (key | training).items()) for row in read_rows([options.out])
+        ):
             continue
         back = task.back_scores(lambda clip, model=model: model.translate(clip, "y2x"))  # type: ignore[misc]
         record(
             options.out,
-            {**environment(torch.device("cpu")), **key, **how, **task.scores(model.translate), "back": back},
+            {**environment(torch.device("cpu")), **key, **training, **task.scores(model.translate), "back": back},
         )
     return 0
 
@@ -77,7 +79,7 @@ SHOWN = ("variant", "k", "seed", "steps", "psnr", "ssim", "temporal_error")
 
 
 def record(path: Path, row: Row) -> None:
-    """Add a row to a file of rows, and show some of it."""
+    """Append a row to a file of rows, and print some of its fields."""
     append(path, row)
     shown = {name: round(row[name], 4) if isinstance(row[name], float) else row[name] for name in SHOWN}
     print(shown, flush=True)
@@ -94,52 +96,53 @@ def open_task(options: argparse.Namespace) -> Task:
     return DayNight(features, motion, options.data)
 
 
-def planned(options: argparse.Namespace, task: Task) -> Iterator[Row]:
-    """The identities of all rows asked for; seeds come last, so that an early end leaves whole comparisons.
+def planned_rows(options: argparse.Namespace, task: Task) -> Iterator[Row]:
+    """The identities of all rows that options ask for, seed by seed: after each seed all variants are compared.
 
     SystemExit names a variant that the task does not have.
     """
     untrained = task.baselines(1)
     known = [*untrained, *task.variants]
-    asked = options.variant or known
-    unknown = [name for name in asked if name not in known]
+    wanted = options.variant or known
+    unknown = [name for name in wanted if name not in known]
     if unknown:
         raise SystemExit(f"--variant must be of {', '.join(map(repr, known))} for {task.name}; got {unknown[0]!r}")
     for k in options.k:
         for name in untrained:
-            if name in asked:
+            if name in wanted:
                 yield {"task": task.name, "variant": name, "k": k, **NEVER_TRAINED}
     budget = {"minutes": None if options.whole else options.minutes, "clock": options.clock, "threads": options.threads}
     for seed in options.seed:
         for k in options.k:
             for name in task.variants:
-                if name in asked:
+                if name in wanted:
                     yield {"task": task.name, "variant": name, "k": k, "seed": seed, **budget}
 
 
 def measure(key: Row, options: argparse.Namespace, task: Task, shared: SharedStarts) -> Row:
-    """Scores of one row, and how it was trained; writes its sheet."""
+    """The scores of one row and the fields of its training; writes its contact sheet."""
     if key["seed"] is None:
         translate: Translate = task.baselines(key["k"])[key["variant"]]
-        how: Row = {"steps": 0}
+        training: Row = {"steps": 0}
     else:
-        result = trained(key, task, shared)
-        translate, how = result.model.translate, told(result, task)
+        result = train_variant(key, task, shared)
+        translate, training = result.model.translate, training_fields(result, task)
     if options.sheets is not None:
         seed = "" if key["seed"] is None else f"_s{key['seed']}"
         name = key["variant"].replace(" ", "-").replace(",", "")
         write_sheet(options.sheets / f"{task.name}_{name}_k{key['k']}{seed}.png", translate, task.pairs)
-    return {**how, **task.scores(translate), "feature_network": NETWORK if task.features else None}
+    return {**training, **task.scores(translate), "feature_network": NETWORK if task.features else None}
 
 
-def trained(key: Row, task: Task, shared: SharedStarts) -> Result:
+def train_variant(key: Row, task: Task, shared: SharedStarts) -> Result:
+    """The result of training the variant of a row from its k target videos."""
     config = changed(task.variants[key["variant"]](), seed=key["seed"], few_shot=key["k"], device="cpu", quiet=True)
     domains = task.domains(config, key["k"])
     return train(config, domains, Budget(key["minutes"], key["clock"]), shared, selects=task.selects)
 
 
-def told(result: Result, task: Task) -> Row:
-    """How a run went, the scores of the other direction, and what its critics know of clips held out."""
+def training_fields(result: Result, task: Task) -> Row:
+    """The fields of a row about its run, the other direction's scores, and what critics know of held-out clips."""
     trainer = result.trainer
     row: Row = {
         "starts": result.starts,

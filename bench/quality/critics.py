@@ -1,10 +1,9 @@
-"""python -m bench.quality.critics: what critics come to know of a frozen policy, and whether they show it a way.
+"""python -m bench.quality.critics: what critics learn about a frozen policy, and whether their gradient helps it.
 
-Figure 1's networks train for a while without reinforcement learning, and are frozen. Then critics are fitted to the
-returns of rollouts of the training clips, which no longer change, and asked about clips held out. Beside what they
-explain of returns (rl.ddpg.explained_variance; "within" a position, of what time does not tell) stands the cosine
-between their gradient with respect to a frame and that of the frame's reward, which discriminator and true frame give
-exactly.
+Figure 1's networks train for a while without reinforcement learning and are then frozen. Critics are fitted to the
+returns of rollouts of the training clips, and judged on clips held out: by how much of the returns they explain
+(rl.ddpg.explained_variance, and explained_within without what the time explains), and by the cosine between their
+gradient with respect to a frame and the gradient of the frame's reward, which is known exactly.
 """
 
 from __future__ import annotations
@@ -12,9 +11,8 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,11 +36,12 @@ _ROLLOUTS, _CLIPS, _HELDOUT_ROLLOUTS, _GRADIENTS = 20, 8, 4, 64
 
 
 def study(task: Figure1, config: TrainConfig, updates: Sequence[int], rollouts: int = _ROLLOUTS) -> Iterator[Row]:
-    """A row for each discount, with and without baseline, domain and number of updates.
+    """A row for each discount, with and without a baseline, for each domain and number of updates.
 
     Args:
-        config: resolved; its rl.first_step is when the networks are frozen.
-        rollouts: of _CLIPS training clips of each domain.
+        config: resolved; the networks are frozen after its rl.first_step.
+        updates: numbers of critic updates after which a row is made.
+        rollouts: number of rollouts, each of _CLIPS training clips of each domain.
     """
     trainer = Trainer(config, task.domains(config, 40))
     for _ in range(config.rl.first_step):
@@ -50,35 +49,35 @@ def study(task: Figure1, config: TrainConfig, updates: Sequence[int], rollouts: 
     learner = trainer.reinforcement
     assert learner is not None
     random = torch.Generator().manual_seed(config.seed)
-    known = Transitions.concatenate(
+    training_set = Transitions.concatenate(
         [learner.roll({d: trainer.domains[d].batch(random, _CLIPS) for d in "xy"}, random) for _ in range(rollouts)]
     )
-    unknown = Transitions.concatenate([learner.roll(task.heldout(config), random) for _ in range(_HELDOUT_ROLLOUTS)])
+    heldout = Transitions.concatenate([learner.roll(task.heldout(config), random) for _ in range(_HELDOUT_ROLLOUTS)])
     for gamma in (config.rl.gamma, 0.0):
         for baseline in (False, True):
             returns = RunningReturns(config.frames, baseline=baseline, normalize=True)
-            train, held = (_discounted(part, gamma) for part in (known, unknown))
-            for _ in range(2):  # a deviation is from means that are there
+            train, held = (_discounted(part, gamma) for part in (training_set, heldout))
+            for _ in range(2):  # the deviation is measured from the means of the first pass
                 returns.move(returns.measured(train))
             for domain in "xy":
                 parts = by_domain(train)[domain], by_domain(held)[domain]
-                for found in _fitted(learner, domain, *parts, returns, gamma, updates):
+                for scores in _fit_and_score(learner, domain, *parts, returns, gamma, updates):
                     yield {
                         "seed": config.seed,
                         "steps": config.rl.first_step,
                         "gamma": gamma,
                         "baseline": baseline,
                         "domain": domain,
-                        **found,
+                        **scores,
                     }
 
 
 def _discounted(batch: Transitions, gamma: float) -> Transitions:
-    """Transitions of rollouts, whose outcomes have the run's discount, or none of the future."""
+    """The transitions with the run's outcomes; for gamma 0 with outcomes that are the rewards alone."""
     return batch if gamma else dataclasses.replace(batch, outcome=batch.reward)
 
 
-def _fitted(
+def _fit_and_score(
     learner: Reinforcement,
     domain: str,
     train: Transitions,
@@ -87,22 +86,23 @@ def _fitted(
     gamma: float,
     updates: Sequence[int],
 ) -> Iterator[Row]:
-    """Fit a fresh critic and tell, after each number of updates, what it knows."""
+    """The scores of a fresh critic after each of the numbers of updates."""
     critic = copy.deepcopy(learner.networks.critics[domain])
     assert isinstance(critic, nn.Module)
     optimizer = torch.optim.Adam(critic.parameters(), LEARNING_RATE)
-    goal = returns.relative(train, gamma).outcome
+    targets = returns.relative(train, gamma).outcome
     random = torch.Generator().manual_seed(0)
     for update in range(1, max(updates) + 1):
         drawn = torch.randint(len(train), (MINIBATCH,), generator=random)
         optimizer.zero_grad()
-        critic_loss(critic.train(), train[drawn], goal[drawn]).backward()
+        critic_loss(critic.train(), train[drawn], targets[drawn]).backward()
         optimizer.step()
         if update in updates:
-            yield {"updates": update, **_known(learner, critic.eval(), domain, held, returns)}
+            yield {"updates": update, **_scores(learner, critic.eval(), domain, held, returns)}
 
 
-def _known(learner: Reinforcement, critic: nn.Module, domain: str, held: Transitions, returns: RunningReturns) -> Row:
+def _scores(learner: Reinforcement, critic: nn.Module, domain: str, held: Transitions, returns: RunningReturns) -> Row:
+    """How well a critic knows the returns of held-out transitions, and their rewards' gradient."""
     with torch.no_grad():
         value = returns.absolute(critic(held.state, held.action, held.position), held)
     return {
@@ -113,29 +113,29 @@ def _known(learner: Reinforcement, critic: nn.Module, domain: str, held: Transit
 
 
 def _cosine(learner: Reinforcement, critic: nn.Module, domain: str, held: Transitions) -> float:
-    """Mean cosine between the critic's and the reward's gradients with respect to frames that are not a clip's last."""
-    some = held[(~held.done).nonzero().flatten()[:: max(1, len(held) // _GRADIENTS)]]
+    """The mean cosine between the critic's and the reward's gradient with respect to frames before a clip's last."""
+    inner = held[(~held.done).nonzero().flatten()[:: max(1, len(held) // _GRADIENTS)]]
     judge, weights = learner.networks.discriminators[domain], learner.weights
 
     def value(action: Tensor) -> Tensor:
-        return critic(some.state, action, some.position)
+        return critic(inner.state, action, inner.position)
 
     def reward(action: Tensor) -> Tensor:
-        scale = torch.full((len(some),), weights.recurrent)
-        return step_reward(judge, some.state, action, some.true_action, scale, weights.kind, weights.style)
+        scale = torch.full((len(inner),), weights.recurrent)
+        return step_reward(judge, inner.state, action, inner.true_action, scale, weights.kind, weights.style)
 
     with evaluating(learner.model.discriminators):
-        gradients = [_gradient(of, some.action).flatten(1) for of in (value, reward)]
+        gradients = [_gradient(function, inner.action).flatten(1) for function in (value, reward)]
     return torch.cosine_similarity(gradients[0], gradients[1]).mean().item()
 
 
-def _gradient(of: Any, action: Tensor) -> Tensor:
+def _gradient(function: Callable[[Tensor], Tensor], action: Tensor) -> Tensor:
     action = action.clone().requires_grad_()
-    return torch.autograd.grad(of(action).sum(), action)[0]
+    return torch.autograd.grad(function(action).sum(), action)[0]
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Means and standard deviations over the seeds, as Markdown."""
+    """A Markdown table of means and standard deviations over the seeds."""
     columns = [(name, domain) for name in ("explained", "within", "cosine") for domain in "xy"]
     lines = [["gamma", "baseline", "updates", "seeds", *(f"{name} {domain}" for name, domain in columns)]]
     lines.append(["---"] * len(lines[0]))
@@ -150,7 +150,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Append a row for each question to a file and print the table of all it holds."""
+    """Append the rows of the study to a file, and print the table of all rows that it holds."""
     parser = argparse.ArgumentParser(prog="python -m bench.quality.critics", description=__doc__)
     parser.add_argument("--seed", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=150, help="iterations before the networks are frozen")

@@ -16,19 +16,19 @@ from rlv2v_fast.data.video import to_uint8
 
 # (T, 3, H, W) in [-1, 1] to flow (T - 1, 2, H, W) and visibility (T - 1, H, W), as metrics.warping_error takes them.
 Motion = Callable[[Tensor], tuple[Tensor, Tensor]]
-# Small frames have too few pixels for the coarsest level of the search: they are enlarged by this first.
+# Frames are enlarged by this first: small ones have too few pixels for the coarsest level of the search.
 _ENLARGED = 4
-# A point is visible in both frames if following the flow there and back ends this near, in pixels of the clip.
+# A point is visible in both frames if the flow there and back ends this near to it, in pixels of the clip.
 _TOLERANCE = 0.5
 
 
 def load_motion() -> Motion | None:
-    """Dense inverse search flow (Kroeger et al. 2016), there and back; None without OpenCV.
+    """A function for optical flow and visibility, by dense inverse search (Kroeger et al. 2016); None without OpenCV.
 
-    It is kept for each clip asked about: every row scores the same ones.
+    It keeps its results, because every row scores the same clips.
     """
     try:
-        # Unchecked, so that types are the same with and without it.
+        # Imported so that type checks give the same result with and without OpenCV.
         cv2: Any = importlib.import_module("cv2")
     except ImportError:
         return None
@@ -43,11 +43,11 @@ def load_motion() -> Motion | None:
             back, forth = search.calc(after, before, None), search.calc(before, after, None)
             y, x = np.mgrid[: after.shape[0], : after.shape[1]].astype(np.float32)
             returned = back + cv2.remap(forth, x + back[..., 0], y + back[..., 1], cv2.INTER_LINEAR)
-            # The middle of each enlarged pixel stands for it.
-            found = _reduced(back) / _ENLARGED
-            inside = _inside(found)
+            # The flow of a pixel is the mean over its enlarged pixels.
+            flow = _reduced(back) / _ENLARGED
+            inside = _inside(flow)
             error = np.linalg.norm(_reduced(returned), axis=-1) / _ENLARGED
-            flows.append(found.transpose(2, 0, 1))
+            flows.append(flow.transpose(2, 0, 1))
             visible.append(inside & (error < _TOLERANCE))
         return torch.from_numpy(np.stack(flows)), torch.from_numpy(np.stack(visible))
 
@@ -55,13 +55,13 @@ def load_motion() -> Motion | None:
 
 
 def _reduced(field: np.ndarray) -> np.ndarray:
-    """(H, W, 2) from (4 H, 4 W, 2): means over the enlarged pixels."""
+    """A field (H, W, 2) from (4 H, 4 W, 2), by means over the enlarged pixels."""
     height, width = (side // _ENLARGED for side in field.shape[:2])
     return field.reshape(height, _ENLARGED, width, _ENLARGED, 2).mean(axis=(1, 3))
 
 
 def _inside(flow: np.ndarray) -> np.ndarray:
-    """(H, W): whether a point of the later frame was within the earlier one."""
+    """Whether each point of the later frame was inside the earlier one, (H, W)."""
     height, width = flow.shape[:2]
     y, x = np.mgrid[:height, :width]
     there_x, there_y = x + flow[..., 0], y + flow[..., 1]

@@ -43,9 +43,10 @@ _SHEET_CLIPS, _SHEET_FRAME = 8, 8
 
 
 def summary(rows: Sequence[Row]) -> str:
-    """Markdown tables of mean and, where there are several seeds, standard deviation, for each task of the rows.
+    """Markdown tables for each task of the rows, of means and, with several seeds, standard deviations.
 
-    The scores; the background's colour by position in the clip, where rows have it; what the critics know, likewise.
+    The tables are of the scores, of the background's colour by position in the clip, and of the critics. The last two
+    are made if rows have those fields.
     """
     tables = []
     for task in dict.fromkeys(row["task"] for row in rows):
@@ -66,7 +67,7 @@ def _headings(columns: Sequence[tuple[str, str, int]]) -> list[str]:
 
 
 def _grouped(rows: Sequence[Row]) -> dict[tuple[Any, ...], list[Row]]:
-    """Rows that differ by their seed only, in the order of k."""
+    """Groups of rows that differ only by their seed, in the order of k."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["k"], row["variant"], row["minutes"], row["clock"], row["threads"]), []).append(row)
@@ -79,7 +80,7 @@ def _table(
     headings: Sequence[str],
     cells: Callable[[Sequence[Row]], list[str]],
 ) -> str:
-    """Columns in which no group has anything are left out."""
+    """A Markdown table of the groups, without columns that are empty for all of them."""
     rows = []
     for (k, variant, minutes, clock, threads), group in groups.items():
         rows.append([str(k), variant, _spent(minutes, clock, threads, group), *cells(group)])
@@ -90,16 +91,16 @@ def _table(
 
 
 def _spent(minutes: float | None, clock: str | None, threads: int | None, group: Sequence[Row]) -> str:
-    """The time given, or that a whole run took."""
+    """The minutes given to the runs of a group, or the minutes that whole runs took."""
     if minutes is None:
         return f"{mean_and_spread([row['seconds'] / 60 for row in group], 1)} {clock} x{threads}"
     return f"{minutes:g} {clock} x{threads}" if minutes else UNKNOWN
 
 
 def _scores(group: Sequence[Row]) -> list[str]:
-    there = [mean_and_spread([row.get(name) for row in group], digits) for name, _, digits in SCORES]
+    forward = [mean_and_spread([row.get(name) for row in group], digits) for name, _, digits in SCORES]
     back = [mean_and_spread([row.get("back", {}).get(name) for row in group], digits) for name, _, digits in BACK]
-    return [str(len(group)), f"{np.mean([row['steps'] for row in group]):.0f}", *there, *back]
+    return [str(len(group)), f"{np.mean([row['steps'] for row in group]):.0f}", *forward, *back]
 
 
 def _positions(group: Sequence[Row]) -> list[str]:
@@ -107,14 +108,14 @@ def _positions(group: Sequence[Row]) -> list[str]:
 
 
 def _critics(group: Sequence[Row]) -> list[str]:
-    """The actor's share is that of its gradient's norm in the sum of its own and the other losses' of the policy."""
+    """The cells about critics. The actor's share is its gradient's norm over the sum of both norms of the policy."""
     norms = [(row["gradients"].get("gradient_actor", 0.0), row["gradients"]["gradient_policy"]) for row in group]
     share = mean_and_spread([actor / (actor + policy) for actor, policy in norms], 4)
     return [share, *(mean_and_spread([row["critics"][name] for row in group], digits) for name, _, digits in CRITICS)]
 
 
 def mean_and_spread(values: Sequence[float | None], digits: int) -> str:
-    """The mean of the values there are and, of several, their standard deviation."""
+    """The mean of the values that are not None, and with several of them the standard deviation."""
     known = [value for value in values if value is not None]
     if not known:
         return UNKNOWN
@@ -123,7 +124,7 @@ def mean_and_spread(values: Sequence[float | None], digits: int) -> str:
 
 
 def write_sheet(path: Path, translate: Translate, pairs: Sequence[Pair]) -> None:
-    """Source, translation and truth (rows) of one frame of each of the first clips (columns), as a PNG."""
+    """Write a PNG of one frame of each of the first clips (columns): source, translation and truth (rows)."""
     clips = [(pair.source, translate(pair.source), pair.truth) for pair in pairs[:_SHEET_CLIPS]]
     frames = [torch.cat([clip[min(_SHEET_FRAME, len(clip) - 1)] for clip in column], dim=1) for column in clips]
     sheet = to_uint8(torch.cat(frames, dim=2).unsqueeze(0))[0]

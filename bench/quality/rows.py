@@ -11,12 +11,12 @@ Row = dict[str, Any]
 
 
 def append(path: Path, row: Row) -> None:
-    """Add a row to a file of rows."""
+    """Append a row to a file of rows."""
     with path.open("a") as file:
         file.write(json.dumps(row) + "\n")
 
 
 def read_rows(paths: Sequence[Path]) -> list[Row]:
-    """The rows of JSON files, one a line; a file that is not there has none."""
+    """The rows of files with one JSON object a line. A file that does not exist has none."""
     lines = [line for path in paths if path.exists() for line in path.read_text().splitlines()]
     return [json.loads(line) for line in lines]

@@ -1,7 +1,7 @@
 """Training one variant, for a given time or at its full length.
 
-The weights kept are those that an unpaired score prefers, and the last ones where a task has none. A whole run asks for
-the score when the package would, or never.
+The weights kept are those with the best unpaired score, or the last ones in a task without such a score. A whole run
+computes the score at the steps at which `rlv2v train` does, if at any.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from rlv2v_fast.train.starts import STARTED, make_trainer, start_configs
 from rlv2v_fast.train.trainer import Trainer
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.monotonic, "cpu": time.process_time}
-# Shares of the run after which the unpaired score is asked; before the first of them nothing is worth keeping.
+# Shares of the run after which the unpaired score is computed. Earlier models are not worth keeping.
 SNAPSHOTS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-# Share of the time that finds out how long a step takes.
+# Share of the time that is spent on measuring how long a step takes.
 _PROBE = 0.015
 # Largest share of the time that goes into starts.
 _STARTING = 0.8
@@ -34,9 +34,9 @@ _STARTING = 0.8
 
 @dataclass(frozen=True)
 class Budget:
-    """minutes of training by a clock, "wall" or "cpu" (processor time of all threads, for a machine others use).
+    """Minutes of training by a clock: "wall" or "cpu" (processor time of all threads, for a machine that others use).
 
-    None leaves a run its own starts and steps; the clock then only tells how long they took.
+    With None a run has the starts and steps of its config, and the clock only measures how long they take.
     """
 
     minutes: float | None
@@ -48,8 +48,11 @@ class Budget:
 
 @dataclass(frozen=True)
 class Result:
-    """A trained model, the trainer at the end of its run, its starts, its steps, those the model was kept at, the
-    seconds used, the unpaired score, and the median norms of the gradients."""
+    """A trained model and its run.
+
+    trainer: at the end of the run. starts, steps: those done. kept: the step of the model. seconds: of training.
+    criterion: the model's unpaired score, NaN without one. gradients: median norms by name.
+    """
 
     model: RLV2VGAN
     trainer: Trainer
@@ -63,7 +66,7 @@ class Result:
 
 @dataclass
 class SharedStarts:
-    """What the last starts led to, for the next run if it would train just the same ones; their time counts again."""
+    """The networks that the last starts led to, for the next run if it has the same starts; their time counts again."""
 
     seconds: float = 0.0
     _configs: list[TrainConfig] = field(default_factory=list)
@@ -74,7 +77,7 @@ class SharedStarts:
         return config.starts > 1 and start_configs(config) == self._configs
 
     def begin(self, config: TrainConfig, domains: Mapping[str, Domain], budget: Budget) -> tuple[Trainer, float]:
-        """A trainer before its first step, and the seconds its starts took. The clips must be those of the last run."""
+        """A trainer before its first step, and the seconds of its starts. The clips must be those of the last run."""
         if self.hold(config):
             trainer = Trainer(config, domains)
             for group, state in self._state.items():
@@ -95,17 +98,17 @@ def train(
     *,
     selects: bool = False,
 ) -> Result:
-    """Train for the budget and return the model whose unpaired score is best, or the last one.
+    """The model with the best unpaired score, or the last one, of a run within the budget.
 
-    The schedules of a run count steps, so the first trainer only measures how many the budget holds. Time spent on the
+    The schedules of a run count steps, so short runs first measure how many steps the budget holds. Time spent on the
     unpaired score does not count.
 
     Args:
-        config: of the variant; the budget's minutes replace starts and steps.
+        config: of the variant. If the budget has minutes, they decide on starts and steps.
         domains: "x" and "y".
-        budget: of training.
-        shared: of the run before, with the same clips.
-        selects: whether to choose; a whole run chooses where its config asks for it, too.
+        budget: time for training.
+        shared: starts of the last run, which had the same clips.
+        selects: whether to choose a model by its score. A whole run chooses only if its config does so, too.
     """
     config, shared = resolve(config), shared or SharedStarts()
     if budget.minutes is None:
@@ -124,7 +127,7 @@ def train(
         used += budget.now() - begin
         for name, norms in gradients.items():
             norms += [losses[name]] if name in losses else []
-        # A machine that grew slower ends the run before its last step.
+        # If the machine has become slower, the run ends before its last step.
         if clips is not None and (trainer.step in marks or used >= limit):
             distance = translation_distance(trainer.model, clips)
             if distance < best:
@@ -138,10 +141,10 @@ def train(
 def _affordable(
     config: TrainConfig, domains: Mapping[str, Domain], budget: Budget, minutes: float, shared: SharedStarts
 ) -> tuple[int, int]:
-    """Starts and steps that fit into the budget, by short runs of both.
+    """The numbers of starts and steps that fit into the budget, measured by short runs of both.
 
-    There are as many starts as config asks for while they leave the rest of the run its share of the time, and those of
-    the run before where they are the same ones.
+    There are as many starts as config has, unless they would take more than their share of the time. Starts of the last
+    run that are the same ones are used again.
     """
     seconds, starts, starting = 60 * minutes, 1, 0.0
     if shared.hold(config):
@@ -157,7 +160,7 @@ def _affordable(
 
 
 def _step_seconds(config: TrainConfig, domains: Mapping[str, Domain], budget: Budget, seconds: float) -> float:
-    """How long a step of a run takes, every step doing all that a later one may."""
+    """The seconds of a step of a run, measured with every part of a step that comes late in the run."""
     every = config.rl.rollout_every if config.rl.weight else 1
     trainer = Trainer(changed(config, rl__critic_warmup=0, rl__first_step=0), domains)
     trainer.iterate()

