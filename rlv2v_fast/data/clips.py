@@ -51,11 +51,11 @@ def find_videos(path: str | os.PathLike[str], argument: str = "path") -> list[Pa
         if root.suffix.lower() not in VIDEO_SUFFIXES:
             raise InputError(f"{argument} must be a folder or a video file ({known}), got '{root}'")
         return [root]
-    found = sorted(_walk(root), key=lambda video: [natural_key(part) for part in video.relative_to(root).parts])
-    if not found:
+    videos = sorted(_walk(root), key=lambda video: [natural_key(part) for part in video.relative_to(root).parts])
+    if not videos:
         frames = ", ".join(sorted(FRAME_SUFFIXES))
         raise InputError(f"{argument} must hold video files ({known}) or folders of {frames} frames, got '{root}'")
-    return found
+    return videos
 
 
 def _walk(root: Path) -> Iterator[Path]:

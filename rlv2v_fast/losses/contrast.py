@@ -1,4 +1,4 @@
-"""The contrast loss: what is brighter than its surroundings should stay brighter in the translation."""
+"""The contrast loss: what is brighter than its surroundings should not be translated to be darker."""
 
 from __future__ import annotations
 

@@ -45,9 +45,9 @@ def digit_iou(video: Tensor, digits: Tensor, threshold: float = 0.0) -> Tensor:
         InputError: a shape does not fit.
     """
     _check(video, digits)
-    found = video.amin(1) > threshold
-    union = (found | digits).sum()
-    return (found & digits).sum().double() / union.clamp_min(1)
+    bright = video.amin(1) > threshold
+    union = (bright | digits).sum()
+    return (bright & digits).sum().double() / union.clamp_min(1)
 
 
 def _check(video: Tensor, digits: Tensor) -> None:

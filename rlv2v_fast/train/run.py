@@ -146,13 +146,13 @@ def _prepare(config: TrainConfig, run: Path, resume: bool) -> Path | None:
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
     """Hold the first Ctrl-C back; gives a function that says whether it came. A second Ctrl-C acts as usual."""
-    asked = False
+    interrupted = False
 
     def note(signum: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
+        nonlocal interrupted
+        if interrupted:
             raise KeyboardInterrupt
-        asked = True
+        interrupted = True
 
     try:
         previous = signal.signal(signal.SIGINT, note)
@@ -160,6 +160,6 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         yield lambda: False
         return
     try:
-        yield lambda: asked
+        yield lambda: interrupted
     finally:
         signal.signal(signal.SIGINT, previous)
