@@ -230,7 +230,7 @@ def parse(arguments: list[str]) -> Train | Translate | Evaluate | Demo | Info:
 
 
 def _train_help(defaults: Train, everything: bool) -> type:
-    """Train as `rlv2v train --help` shows it: the settings of everyday use, or everything."""
+    """The Train that help is made from: with the settings of everyday use, or with everything."""
     run = _for_help(defaults.run, everything)
     fields = [("run", Annotated[run, tyro.conf.arg(name="")], dataclasses.field(default_factory=run))]
     shown = dataclasses.make_dataclass("Train", fields, bases=(Train,), frozen=True)
@@ -240,10 +240,10 @@ def _train_help(defaults: Train, everything: bool) -> type:
 
 
 def _for_help(values: Any, everything: bool, prefix: str = "") -> type:
-    """A subclass of the dataclass of settings, its defaults being values, that tyro makes readable help from.
+    """A subclass of a dataclass of settings, with `values` as its defaults, that tyro makes readable help from.
 
-    Fields that are neither common nor asked for are hidden. tyro does not parse a hidden flag, so the class that
-    arguments are parsed into is another one.
+    Unless everything is asked for, fields outside COMMON are hidden. tyro does not parse a hidden flag, so arguments
+    are never parsed into this class.
     """
     fields: list[Any] = []
     for name, hint in typing.get_type_hints(type(values)).items():
@@ -265,8 +265,8 @@ def _readable(name: str, hint: Any, value: Any) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if value is None or value == ():
         options["help_behavior_hint"] = "(required)" if name in ("source", "target", "out") else ""
-    if typing.get_origin(hint) is types.UnionType:
-        options["metavar"] = {Path: "PATH"}.get(typing.get_args(hint)[0], typing.get_args(hint)[0].__name__.upper())
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        options["metavar"] = typing.get_args(hint)[0].__name__.upper()
     if typing.get_origin(hint) is tuple:
         options["metavar"] = f"[{'|'.join(typing.get_args(typing.get_args(hint)[0]))} ...]"
     return options
