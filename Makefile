@@ -1,11 +1,17 @@
-# `make demo` and `make test` set everything up: python3, a C++ compiler and make are all they need.
+# Each target sets up what it needs: python3, a C++ compiler and make are enough.
 PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint gpu-test bench clean
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format gpu-test bench clean
 
-.venv/installed: pyproject.toml setup.py build_backend.py constraints.txt $(wildcard csrc/*)
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: .venv/installed ## install the package, editable, and its tools for tests and benchmarks into .venv
+
+.venv/installed: pyproject.toml setup.py build_backend.py constraints.txt $(shell find csrc -type f)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,bench]'
@@ -13,22 +19,29 @@ export OMP_NUM_THREADS ?= 1
 
 # Every core for the demo. Waiting threads spin briefly, then sleep: endless spinning starves a machine that is doing
 # something else, and sleeping at once halves the speed (0.62 s an iteration on 2 cores against 0.32, 0.30 when spinning).
-demo: .venv/installed
+demo: .venv/installed ## learn Figure 1's task in about 4 minutes, into runs/demo
 	env -u OMP_NUM_THREADS GOMP_SPINCOUNT=30000 $(BIN)/rlv2v demo
 
-test: .venv/installed lint
+test: .venv/installed lint ## lint, then every test that this machine can run
 	$(BIN)/python -m pytest --numprocesses auto
 
-lint: .venv/installed
+CLANG_FORMAT = find csrc tests/csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' | xargs $(BIN)/clang-format
+lint: .venv/installed ## ruff, clang-format and mypy, changing nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(CLANG_FORMAT) --dry-run --Werror
 	$(BIN)/mypy
+
+format: .venv/installed ## format the Python and the native code, and mend what ruff can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(CLANG_FORMAT) -i
 
 # What docs/benchmarks.md and README.md show of a CPU: about 18 minutes on 2 cores of a quiet machine. Commit first: rows
 # of an uncommitted state are refused. bench/gpu.sh does the same on a GPU.
 BENCH = env -u OMP_NUM_THREADS $(BIN)/python -m bench
 PEERS = naive compile reference cpp conv
-bench: .venv/installed
+bench: .venv/installed ## measure on this CPU, in about 18 minutes on 2 cores
 	$(BENCH) run --op convlstm --case A B C streaming --memory --rounds 7 --backend $(PEERS) cpp-exact cpp-low
 	$(BENCH) run --op convlstm --case D --memory --rounds 3 --backend $(PEERS) cpp-exact cpp-low
 	$(BENCH) run --op rpb-between urb-between rpb urb --memory --rounds 7 --backend $(PEERS)
@@ -38,8 +51,8 @@ bench: .venv/installed
 	$(BENCH) regression --update
 	$(BENCH) report --page --readme
 
-gpu-test: .venv/installed
+gpu-test: .venv/installed ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
-clean:
-	rm -rf build .venv *.egg-info rlv2v_fast/*.so rlv2v_fast/_build_info.json
+clean: ## remove .venv and everything built
+	rm -rf build dist .venv *.egg-info rlv2v_fast/*.so rlv2v_fast/_build_info.json
