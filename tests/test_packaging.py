@@ -95,7 +95,7 @@ def test_the_sdist_can_be_tested(tracked, unpacked):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_commits_are_formatted_by_the_tools_that_constraints_name():
+def test_commits_are_formatted_by_the_pinned_tools():
     pinned = dict(re.findall(r"^(\S+)==([^\s;]+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     revisions = {Path(hook["repo"]).name: hook["rev"] for hook in hooks}
