@@ -22,8 +22,9 @@ install: .venv/installed ## install the package, editable, and its tools for tes
 demo: .venv/installed ## learn Figure 1's task in about 4 minutes, into runs/demo
 	env -u OMP_NUM_THREADS GOMP_SPINCOUNT=30000 $(BIN)/rlv2v demo
 
+# worksteal keeps the tests of a file together, which share what is slow to set up.
 test: .venv/installed lint ## lint, then every test that this machine can run
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 CLANG_FORMAT = find csrc tests/csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' | xargs $(BIN)/clang-format
 lint: .venv/installed ## ruff, clang-format and mypy, changing nothing
