@@ -108,7 +108,7 @@ def measure_case(
     backends = [name for name in options.backend or operation.backends if name in operation.backends]
     phases = [phase for phase in operation.phases if operation.system or phase in options.phase]
     if "compile" in backends:
-        torch._dynamo.reset()
+        torch.compiler.reset()
     written = 0
     for rows in measure(operation, case, setting, backends, phases, plan):
         for row in rows:

@@ -27,7 +27,7 @@ class _Graph:
     """One captured sequence with inputs and outputs of its own."""
 
     def __init__(self, inputs: LayerInputs) -> None:
-        self.inputs = LayerInputs(*(None if t is None else torch.empty_like(t) for t in inputs))  # type: ignore[arg-type]
+        self.inputs = LayerInputs(*(None if t is None else torch.empty_like(t) for t in inputs))
         self._copy_in(inputs)
         # The first run compiles kernels and lets cuDNN choose and allocate, none of which may happen in a capture.
         stream = torch.cuda.Stream()
@@ -56,9 +56,9 @@ class _Graph:
 
 def _key(inputs: LayerInputs) -> Hashable:
     """What a capture depends on. Two streams may replay at once, so each has graphs of its own."""
-    flags = torch.backends.cudnn
     # cudnn.allow_tf32 raises where a program has set the precision of convolutions by themselves.
-    convolution: Any = flags.conv
+    flags: Any = torch.backends.cudnn
+    convolution = flags.conv
     return (
         torch.cuda.current_stream().cuda_stream,
         torch.cuda.current_device(),

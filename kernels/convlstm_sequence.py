@@ -292,6 +292,7 @@ class _Backward:
 
     def initial_h_gradient(self, h0: Tensor) -> Tensor:
         """After the first step: the gradient of h0, contiguous."""
+        assert self.grad_h is not None
         grad = torch.empty_like(h0, memory_format=torch.contiguous_format).copy_(self.grad_h)
         if self.grad_last is None or self.layer.lengths is None:
             return grad

@@ -24,9 +24,17 @@ def _why_not_cpu() -> str | None:
     missing = [
         name
         for name in (f"{NAMESPACE}::{operator}" for operator in sorted(SCHEMAS))
-        if "triton" not in name and not torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU")
+        if "triton" not in name and not _has_cpu_kernel(name)
     ]
     return f"the built library lacks {missing[0]}: it is older than the package, build it again" if missing else None
+
+
+def _has_cpu_kernel(operator: str) -> bool:
+    try:
+        torch.library.get_kernel(operator, "CPU")
+    except RuntimeError:
+        return False
+    return True
 
 
 # Loaded once, at import: torch.compile can then treat the answer as a constant.

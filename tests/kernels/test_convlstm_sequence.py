@@ -31,7 +31,7 @@ SIZES = [
     Size(1, 1, 1, 1, 1, 1),
     SMALL,
     # Slots with and without padding, several chunks, and rectangular kernels.
-    Size(3, 9, 8, 8, 6, 5, (5, 1)),
+    Size(3, 5, 8, 8, 6, 5, (5, 1)),
     Size(2, 5, 2, 17, 3, 7, (1, 3)),
     Size(1, 2, 5, 40, 4, 4, (1, 1)),
 ]
