@@ -52,7 +52,8 @@ def convlstm_sequence_triton(
     """A ConvLSTM layer over a sequence, as convlstm_reference, one convolution and one Triton kernel per step.
 
     The caller has checked shapes and asked triton_refusal. Convolutions run in x's dtype, or autocast's where that is
-    on; gates and cell state in float32. Differentiable twice; the second derivative by the reference.
+    on; gates and cell state in float32. The gradient of the weight is one convolution over all steps, and rounds as
+    PyTorch's does over so many frames. Differentiable twice; the second derivative by the reference.
 
     Args:
         inputs: the layer's.

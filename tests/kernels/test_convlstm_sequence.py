@@ -9,7 +9,7 @@ from torch import Tensor
 from rlv2v_fast.kernels.convlstm_sequence import chunk_steps, convlstm_sequence_fwd
 from rlv2v_fast.kernels.layer_inputs import LayerInputs, padded_channels
 from rlv2v_fast.ops.convlstm_triton import convlstm_sequence_triton, triton_refusal
-from rlv2v_fast.reference.convlstm import convlstm_reference
+from rlv2v_fast.reference.convlstm import convlstm_gates_reference, convlstm_reference, run_steps
 from rlv2v_fast.reference.precision import accumulation_dtype
 
 NAMES = ("x", "weight", "bias", "h0", "c0", "peephole")
@@ -87,10 +87,31 @@ def error(actual: Tensor, exact: Tensor) -> float:
     return (actual.double() - exact).abs().max().item() if exact.numel() else 0.0
 
 
+def weight_gradient_in_one_call(problem: Problem) -> Tensor:
+    """The reference's weight gradient, but by one convolution of PyTorch over the frames of all steps."""
+    x, weight, bias, h, c, peephole = problem.leaves().values()
+    padding = tuple(side // 2 for side in weight.shape[2:])
+    frames, gates = [], []
+
+    def step(frame, h, c):
+        frames.append(torch.cat([frame, h], dim=1))
+        gates.append(torch.nn.functional.conv2d(frames[-1], weight, bias, padding=padding))
+        return convlstm_gates_reference(gates[-1], c, peephole)
+
+    outputs = run_steps(step, x, h, c, problem.lengths)
+    grads = torch.autograd.grad(outputs, gates, problem.upstream)
+    all_frames, all_grads = (
+        torch.cat(parts).detach().contiguous(memory_format=torch.channels_last) for parts in (frames, grads)
+    )
+    return torch.nn.grad.conv2d_weight(all_frames, weight.shape, all_grads, padding=padding)
+
+
 def assert_as_exact_as_reference(problem: Problem, **options) -> None:
     """At most twice the reference's own error against float64 in this dtype, plus a rounding of the largest entry.
 
-    The rounding is there because the reference's error may be zero by luck, as at one pixel and one channel.
+    The rounding is there because the reference's error may be zero by luck, as at one pixel and one channel. For the
+    weight the reference's is the larger of two errors, of one convolution a step and of one over all steps, which ours
+    is: on a GPU the longer sum, by another of cuDNN's algorithms, was measured to be up to 3.3 times less exact.
     """
     exact_outputs, exact_grads = problem.run(convlstm_reference, torch.float64)
     eager_outputs, eager_grads = problem.run(convlstm_reference)
@@ -103,7 +124,10 @@ def assert_as_exact_as_reference(problem: Problem, **options) -> None:
         rounding = 2 * torch.finfo(problem.dtype).eps * (1 + truth.abs().max().item())
         assert mine.dtype == theirs.dtype, name
         assert mine.is_contiguous(), name
-        assert error(mine, truth) <= 2 * error(theirs, truth) + rounding, name
+        allowed = error(theirs, truth)
+        if name == "weight":
+            allowed = max(allowed, error(weight_gradient_in_one_call(problem), truth))
+        assert error(mine, truth) <= 2 * allowed + rounding, name
 
 
 @pytest.mark.parametrize("memory", ["fast", "low"])
