@@ -65,6 +65,25 @@ class ModelConfig:
                 raise InputError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}")
 
 
+def _signed(video: Tensor) -> Tensor:
+    """video, uint8 or floats in [-1, 1], as floats in [-1, 1]; ValueError for anything else."""
+    if video.dtype == torch.uint8:
+        return video.float() / 127.5 - 1
+    if not video.is_floating_point():
+        raise ValueError(f"video must be floats in [-1, 1] or uint8; got {video.dtype}")
+    # Far below a step of 8 bits, far above what arithmetic leaves.
+    rounding = max(1e-3, 4 * torch.finfo(video.dtype).eps)
+    if video.numel() and video.abs().max() > 1 + rounding:
+        low, high = video.aminmax()
+        raise ValueError(f"video must be floats in [-1, 1] or uint8; got floats from {low:.4g} to {high:.4g}")
+    return video
+
+
+def _bytes(video: Tensor) -> Tensor:
+    """Floats in [-1, 1] as uint8."""
+    return ((video + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
 class RLV2VGAN(nn.Module):
     """Generators, predictors, discriminators and critics of both domains, and averaged generators for inference.
 
@@ -109,12 +128,15 @@ class RLV2VGAN(nn.Module):
         """The translation of a video by the averaged generator, in eval mode.
 
         Args:
-            video: (B, T, C, H, W) or (T, C, H, W) floats in [-1, 1], any H and W.
+            video: (B, T, C, H, W) or (T, C, H, W), any H and W: floats in [-1, 1], or uint8, 0 to 255.
             direction: "x2y" or "y2x".
             chunk: frames in one call of the network. Fewer need less memory; the result is the same.
 
         Returns:
-            A tensor of the same shape.
+            A tensor of the same shape; of uint8 where video is.
+
+        Raises:
+            ValueError: video has another shape or dtype, or floats outside [-1, 1] by more than rounding.
         """
         if video.dim() not in (4, 5):
             raise ValueError(f"video must have shape (T, C, H, W) or (B, T, C, H, W); got {tuple(video.shape)}")
@@ -129,7 +151,7 @@ class RLV2VGAN(nn.Module):
 
     @torch.no_grad()
     def translate_stream(self, pieces: Iterator[Tensor], direction: str = "x2y") -> Iterator[Tensor]:
-        """The translations of consecutive pieces (B, t, C, H, W) of one video, one after the other.
+        """The translations of consecutive pieces (B, t, C, H, W) of one video, each as translate takes and gives it.
 
         The state is carried from piece to piece. The generator is a copy of the averaged one, made at the first piece,
         with its normalizations folded into its convolutions.
@@ -142,8 +164,9 @@ class RLV2VGAN(nn.Module):
         state = START
         for piece in pieces:
             height, width = piece.shape[-2:]
-            output, state = generator.stream(pad_to_stride(piece), state)
-            yield output[..., :height, :width]
+            output, state = generator.stream(pad_to_stride(_signed(piece)), state)
+            output = output[..., :height, :width]
+            yield _bytes(output) if piece.dtype == torch.uint8 else output
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors into folder, made if missing."""

@@ -438,3 +438,33 @@ def test_corrupt_weights_are_an_input_error(saved, damage):
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(InputError, match=r"model\.safetensors cannot be read: "):
         RLV2VGAN.from_pretrained(saved)
+
+
+@pytest.mark.parametrize("generator", ["unet", "local"])
+def test_bytes_are_translated_as_bytes(generator):
+    torch.manual_seed(0)
+    model = RLV2VGAN(ModelConfig(width=2, generator=generator))
+    clip = torch.randint(0, 256, (1, 3, 3, 8, 8), dtype=torch.uint8)
+    output, wanted = model.translate(clip), model.translate(clip.float() / 127.5 - 1)
+    assert output.dtype == torch.uint8
+    torch.testing.assert_close(output.float(), (wanted + 1) * 127.5, rtol=0, atol=0.5001)
+
+
+@pytest.mark.parametrize(
+    ("clip", "message"),
+    [
+        (torch.full((1, 2, 3, 8, 8), 255.0), r"floats in \[-1, 1\] or uint8; got floats from 255 to 255"),
+        (torch.full((1, 2, 3, 8, 8), -1.1), r"floats in \[-1, 1\] or uint8; got floats from -1.1 to -1.1"),
+        (torch.zeros((1, 2, 3, 8, 8), dtype=torch.int32), r"floats in \[-1, 1\] or uint8; got torch.int32"),
+    ],
+)
+@pytest.mark.parametrize("generator", ["unet", "local"])
+def test_videos_of_another_range_are_refused(generator, clip, message):
+    model = RLV2VGAN(ModelConfig(width=2, generator=generator))
+    with pytest.raises(ValueError, match=message):
+        model.translate(clip)
+
+
+def test_rounding_beyond_the_range_is_taken():
+    clip = torch.full((1, 2, 3, 8, 8), 1 + 1e-5)
+    assert RLV2VGAN(ModelConfig(width=2)).translate(clip).isfinite().all()
