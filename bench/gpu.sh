@@ -6,7 +6,8 @@
 #
 # A stage that fails does not stop the next. $OUT gets stages.txt (status and seconds of each), log.txt, rows.jsonl,
 # table.md and the plots. It needs torch, triton, nvcc, pybind11, ninja, pytest, numpy, pillow, safetensors and tqdm;
-# what else a test or bench imports only makes that one skip. PYTHON names the interpreter, BUDGET_S the seconds.
+# what else a test or bench imports only makes that one skip. PYTHON names the interpreter, BUDGET_S the seconds, and
+# STAGES the stages to run ("build tests bn"), by default all.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -32,6 +33,7 @@ log=$OUT/log.txt rows=$OUT/rows.jsonl
 stage() {
   local name=$1 limit=$2 begin=$SECONDS status
   shift 2
+  case " ${STAGES:-$name} " in *" $name "*) ;; *) return ;; esac
   [ $((deadline - SECONDS)) -lt "$limit" ] && limit=$((deadline - SECONDS))
   if [ "$limit" -lt 5 ]; then
     echo "$name: left out, no time" | tee -a "$OUT/stages.txt"
