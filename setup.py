@@ -129,33 +129,42 @@ def isas() -> list[str]:
     return list(ISA_FLAGS) if platform.machine().lower() in ("x86_64", "amd64") else ["baseline"]
 
 
+def in_rooms(*patterns: str) -> list[Path]:
+    """Files of csrc/ that match one of the patterns, in a fixed order."""
+    return sorted(path for pattern in patterns for path in (ROOT / "csrc").glob(pattern))
+
+
+def object_name(source: Path) -> str:
+    """The path in csrc/ with dots: two rooms may have a file of the same name."""
+    return ".".join(source.relative_to(ROOT / "csrc").with_suffix("").parts)
+
+
 def cpu_objects(torch: Path) -> list[Object]:
-    """*_cpu.cpp register operators; *_simd.cpp hold the loops and are compiled once per instruction set."""
-    flags = [*CXX_FLAGS, f"-I{torch}/include", f"-DTORCH_TARGET_VERSION={TORCH_TARGET}"]
-    objects = [Object(source, source.stem, flags) for source in sorted((ROOT / "csrc").glob("*_cpu.cpp"))]
-    for source in sorted((ROOT / "csrc").glob("*_simd.cpp")):
-        for isa in isas():
-            objects.append(
-                Object(
-                    source,
-                    f"{source.stem}.{isa}",
-                    [*CXX_FLAGS, *SIMD_FLAGS, *ISA_FLAGS[isa], f"-DRLV2V_ISA={isa}"],
-                )
-            )
+    """*_simd.cpp hold the loops and are compiled once per instruction set; the others may include torch."""
+    common = [*CXX_FLAGS, f"-I{ROOT}/csrc"]
     if "avx512" in isas():
-        objects = [
-            Object(o.source, o.name, [*o.flags, "-DRLV2V_X86=1"]) if o.name.endswith("_cpu") else o for o in objects
-        ]
+        common.append("-DRLV2V_X86=1")
+    torch_flags = [f"-I{torch}/include", f"-DTORCH_TARGET_VERSION={TORCH_TARGET}"]
+    objects = []
+    for source in in_rooms("register_cpu.cpp", "common/*.cpp", "*/cpu/*.cpp"):
+        if source.stem.endswith("_simd"):
+            for isa in isas():
+                flags = [*common, *SIMD_FLAGS, *ISA_FLAGS[isa], f"-DRLV2V_ISA={isa}"]
+                objects.append(Object(source, f"{object_name(source)}.{isa}", flags))
+        else:
+            objects.append(Object(source, object_name(source), [*common, *torch_flags]))
     return objects
 
 
 def cuda_objects(torch: Path) -> list[Object]:
-    """*_cuda.cu hold kernels and launchers without a torch header; *_cuda.cpp register them."""
-    flags = [*CXX_FLAGS, f"-I{torch}/include", f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", "-DUSE_CUDA=1"]
-    objects = [Object(source, source.stem, flags) for source in sorted((ROOT / "csrc").glob("*_cuda.cpp"))]
-    nvcc_flags = ["-O3", "-std=c++17", "--expt-relaxed-constexpr", "-Xcompiler=-fPIC", *cuda_arch_flags()]
-    for source in sorted((ROOT / "csrc").glob("*_cuda.cu")):
-        objects.append(Object(source, f"{source.stem}.kernel", nvcc_flags, "nvcc"))
+    """*.cu hold kernels and launchers without a torch header; the *.cpp beside them call these."""
+    common = [f"-I{ROOT}/csrc"]
+    flags = [*CXX_FLAGS, *common, f"-I{torch}/include", f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", "-DUSE_CUDA=1"]
+    sources = in_rooms("register_cuda.cpp", "*/cuda/*.cpp")
+    objects = [Object(source, object_name(source), flags) for source in sources]
+    nvcc_flags = ["-O3", "-std=c++17", "--expt-relaxed-constexpr", "-Xcompiler=-fPIC", *common, *cuda_arch_flags()]
+    for source in in_rooms("*/cuda/*.cu"):
+        objects.append(Object(source, f"{object_name(source)}.kernel", nvcc_flags, "nvcc"))
     return objects
 
 
@@ -246,6 +255,7 @@ class BuildNative(build_ext):
         }
         flags = [
             *CXX_FLAGS,
+            f"-I{ROOT}/csrc",
             f"-I{pybind11.get_include()}",
             f"-I{sysconfig.get_path('include')}",
             *(f"'-D{name}=\"{value}\"'" for name, value in defines.items()),

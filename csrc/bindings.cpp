@@ -2,7 +2,7 @@
 // time so that tests can compare them with float64 mathematics.
 #include <pybind11/pybind11.h>
 
-#include "activations.h"
+#include "common/activations.h"
 
 namespace py = pybind11;
 

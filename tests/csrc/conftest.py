@@ -19,7 +19,7 @@ from rlv2v_fast.ops.schemas import LIBRARY
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", f"-I{CSRC}", "-Wno-unknown-pragmas"]
-KERNELS = ("bn_stats", "bn_relu", "bn_add_relu", "bn_add_relu_pool")
+KERNELS = sorted((CSRC / "norm/cuda").glob("*.cu"))
 # Keeps the definitions alive.
 _LIBRARIES: list[torch.library.Library] = []
 
@@ -33,7 +33,7 @@ def _compile(compiler: str, folder: Path, source: Path, flags: list[str]) -> str
 def _digest() -> str:
     """Of all that the library is made of."""
     digest = hashlib.sha256(torch.__version__.encode())
-    for path in sorted([*CSRC.glob("*.h"), *CSRC.glob("*.cu"), *HERE.rglob("*.*")]):
+    for path in sorted([*CSRC.rglob("*.h"), *CSRC.rglob("*.cu"), *HERE.rglob("*.*")]):
         if path.suffix in (".h", ".cu", ".cpp", ".py"):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
@@ -43,7 +43,7 @@ def _build(compiler: str, folder: Path) -> Path:
     torch_folder = Path(torch.__file__).parent
     as_cuda = ["-x", "c++", f"-I{HERE / 'cuda_on_cpu'}"]
     as_torch = [f"-I{torch_folder / 'include'}", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
-    jobs = [(CSRC / f"{name}_cuda.cu", as_cuda) for name in KERNELS] + [(HERE / "simulated_ops.cpp", as_torch)]
+    jobs = [(source, as_cuda) for source in KERNELS] + [(HERE / "simulated_ops.cpp", as_torch)]
     with ThreadPoolExecutor(2) as pool:
         objects = list(pool.map(lambda job: _compile(compiler, folder, *job), jobs))
     library = folder / "simulated_ops.so"

@@ -1,10 +1,10 @@
 // The CUDA implementations of the normalization operators, run on a CPU by cuda_on_cpu/cuda_runtime.h, as operators of
 // the namespace rlv2v_simulated.
-#include "bn_add_relu_op.h"
-#include "bn_add_relu_pool_op.h"
-#include "bn_on_cuda.h"
-#include "bn_relu_op.h"
-#include "bn_stats_op.h"
+#include "norm/bn_add_relu.h"
+#include "norm/bn_add_relu_pool.h"
+#include "norm/cuda/device.h"
+#include "norm/bn_relu.h"
+#include "norm/bn_stats.h"
 
 namespace {
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 CSRC = Path(__file__).parents[2] / "csrc"
-SOURCES = sorted(path.name for path in CSRC.glob("*_cuda.cu"))
+SOURCES = sorted(str(path.relative_to(CSRC)) for path in CSRC.glob("*/cuda/*.cu"))
 ARCHITECTURES = ("80", "90", "100")
 NVCC = shutil.which("nvcc")
 # A block has 256 threads, or 512 where it merges sums: with 128 registers a thread, two blocks fit a multiprocessor.
@@ -80,7 +80,7 @@ def kernels_of(cubin: Path) -> list[Kernel]:
 def kernels(request, tmp_path_factory) -> list[Kernel]:
     source, architecture = request.param
     cubin = tmp_path_factory.mktemp("cubin") / "kernels.cubin"
-    command = [NVCC, "-O3", "-std=c++17", "--expt-relaxed-constexpr", "-cubin", f"-arch=sm_{architecture}"]
+    command = [NVCC, "-O3", "-std=c++17", "--expt-relaxed-constexpr", f"-I{CSRC}", "-cubin", f"-arch=sm_{architecture}"]
     done = subprocess.run([*command, str(CSRC / source), "-o", str(cubin)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stderr, done.stderr

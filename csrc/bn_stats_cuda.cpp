@@ -1,9 +1,0 @@
-#include "bn_on_cuda.h"
-#include "bn_stats_op.h"
-#include "current_stream.h"
-
-namespace {
-using OnCuda = rlv2v::BnOnCuda<rlv2v::CurrentStream>;
-}
-
-STABLE_TORCH_LIBRARY_IMPL(rlv2v_fast, CUDA, m) { m.impl("bn_stats", TORCH_BOX(&rlv2v::bn_stats<OnCuda>)); }

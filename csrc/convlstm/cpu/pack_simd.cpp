@@ -1,0 +1,201 @@
+#include "convlstm/cpu/pack_simd.h"
+
+#include "convlstm/cpu/winograd_transforms.h"
+#include "common/tile_product.h"
+
+namespace rlv2v::RLV2V_ISA {
+namespace {
+
+// The filter taps of one vector of lanes for one depth: tap t of lane l is first[l * stride + t].
+template <class T>
+struct LaneFilters {
+  const T* first;
+  int64_t stride, lanes;
+};
+
+template <class T>
+Vec<T> gather_tap(const LaneFilters<T>& filters, int64_t tap) {
+  Vec<T> v{};
+  for (int64_t l = 0; l < filters.lanes; ++l) v[l] = filters.first[l * filters.stride + tap];
+  return v;
+}
+
+// Lanes are output channels, four gates of kLanes hidden channels after each other; depth is input channels.
+template <class T>
+struct ForwardLanes {
+  ConvLSTMShape shape;
+  const T* weight;
+
+  int64_t vectors() const { return 4 * vectors_for<T>(shape.hidden); }
+  int64_t depth() const { return shape.inputs(); }
+  LaneFilters<T> at(int64_t vector, int64_t depth_index) const {
+    const int64_t stride = shape.inputs() * shape.taps(), block = vector / 4, gate = vector % 4;
+    return {weight + (gate * shape.hidden + block * kLanes<T>)*stride + depth_index * shape.taps(), stride,
+            lanes_of<T>(block, shape.hidden)};
+  }
+  int64_t tap(int64_t t) const { return t; }
+};
+
+// Lanes are the hidden input channels, then those of x; depth is gates; the kernel is turned around.
+template <class T>
+struct TransposedLanes {
+  ConvLSTMShape shape;
+  const T* weight;
+  bool with_x;
+
+  int64_t vectors() const {
+    return vectors_for<T>(shape.hidden) + (with_x ? vectors_for<T>(shape.channels) : 0);
+  }
+  int64_t depth() const { return 4 * shape.hidden; }
+  LaneFilters<T> at(int64_t vector, int64_t depth_index) const {
+    const int64_t hidden = vectors_for<T>(shape.hidden);
+    const bool is_h = vector < hidden;
+    const int64_t block = is_h ? vector : vector - hidden;
+    const int64_t channel = (is_h ? shape.channels : 0) + block * kLanes<T>;
+    return {weight + (depth_index * shape.inputs() + channel) * shape.taps(), shape.taps(),
+            lanes_of<T>(block, is_h ? shape.hidden : shape.channels)};
+  }
+  int64_t tap(int64_t t) const { return shape.taps() - 1 - t; }
+};
+
+// (group, tap, depth, lanes of the group)
+template <class T, class Lanes>
+void pack_taps(const Lanes& lanes, int64_t begin, int64_t end, T* to) {
+  const int64_t total = lanes.vectors(), depth = lanes.depth(), taps = lanes.shape.taps();
+  for (int64_t first = 0; first < total; first += group_vectors(first, total)) {
+    const int64_t vectors = group_vectors(first, total), width = vectors * kLanes<T>;
+    T* group = to + first * kLanes<T> * taps * depth;
+    for (int64_t d = begin; d < end; ++d)
+      for (int64_t v = 0; v < vectors; ++v) {
+        const LaneFilters<T> filters = lanes.at(first + v, d);
+        for (int64_t t = 0; t < taps; ++t)
+          store(group + (t * depth + d) * width + v * kLanes<T>, gather_tap(filters, lanes.tap(t)));
+      }
+  }
+}
+
+// (group, position, depth, lanes of the group)
+template <int kTaps, class Lanes>
+void pack_positions(const Lanes& lanes, int64_t begin, int64_t end, float* to) {
+  const int64_t total = lanes.vectors(), depth = lanes.depth();
+  for (int64_t first = 0; first < total; first += group_vectors(first, total)) {
+    const int64_t vectors = group_vectors(first, total), width = vectors * kLanes<float>;
+    float* group = to + first * kLanes<float> * kPositions * depth;
+    for (int64_t d = begin; d < end; ++d)
+      for (int64_t v = 0; v < vectors; ++v) {
+        const LaneFilters<float> filters = lanes.at(first + v, d);
+        Vec<float> taps[kTaps * kTaps], positions[kPositions];
+        for (int t = 0; t < kTaps * kTaps; ++t) taps[t] = gather_tap(filters, lanes.tap(t));
+        transform_both<kTaps, kPatch>(taps, positions, filter_transform<kTaps, Vec<float>>);
+        for (int k = 0; k < kPositions; ++k)
+          store(group + (k * depth + d) * width + v * kLanes<float>, positions[k]);
+      }
+  }
+}
+
+template <class T, class Lanes>
+void pack(const Lanes& lanes, bool winograd, int64_t begin, int64_t end, T* to) {
+  if constexpr (sizeof(T) == sizeof(float))
+    if (winograd)
+      return lanes.shape.kernel_h == 3 ? pack_positions<3>(lanes, begin, end, to)
+                                       : pack_positions<5>(lanes, begin, end, to);
+  pack_taps(lanes, begin, end, to);
+}
+
+template <class T, class Lanes>
+int64_t packed_size(const Lanes& lanes, bool winograd) {
+  return lanes.vectors() * kLanes<T> * lanes.depth() * (winograd ? kPositions : lanes.shape.taps());
+}
+
+// Elements one by one: channels [c, channels) of pixels [x, x + pixels).
+template <class T, bool add>
+void copy_elements(const ConvLSTMFrameCopy<T>& copy, const T* from, T* to, int64_t c, int64_t x, int64_t pixels) {
+  for (; c < copy.channels; ++c) {
+    const T* source = from + c * copy.from_channel + x * copy.from_column;
+    T* target = to + c * copy.to_channel + x * copy.to_column;
+    for (int64_t p = 0; p < pixels; ++p) {
+      const T value = source[p * copy.from_column];
+      target[p * copy.to_column] = add ? target[p * copy.to_column] + value : value;
+    }
+  }
+}
+
+// One side has its pixels next to each other and the other its channels: square blocks turned around in registers.
+// `from_line` is the stride between the vectors that are read, `to_line` between those that are written.
+template <class T, bool add>
+void copy_block(const T* from, int64_t from_line, T* to, int64_t to_line) {
+  Vec<T> rows[kLanes<T>];
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes<T>; ++i) rows[i] = load(from + i * from_line);
+  transpose<T>(rows);
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes<T>; ++i)
+    store<T>(to + i * to_line, add ? load(to + i * to_line) + rows[i] : rows[i]);
+}
+
+template <class T, bool add>
+void copy_row(const ConvLSTMFrameCopy<T>& copy, const T* from, T* to) {
+  const bool packs = copy.from_column == 1 && copy.to_channel == 1;
+  const bool unpacks = copy.from_channel == 1 && copy.to_column == 1;
+  for (int64_t x = 0; x < copy.width; x += kLanes<T>) {
+    const int64_t pixels = smaller(kLanes<T>, copy.width - x);
+    int64_t c = 0;
+    if ((packs || unpacks) && pixels == kLanes<T>)
+      for (; c + kLanes<T> <= copy.channels; c += kLanes<T>)
+        copy_block<T, add>(from + c * copy.from_channel + x * copy.from_column,
+                           packs ? copy.from_channel : copy.from_column,
+                           to + c * copy.to_channel + x * copy.to_column, packs ? copy.to_column : copy.to_channel);
+    copy_elements<T, add>(copy, from, to, c, x, pixels);
+  }
+}
+
+template <class T>
+void copy_rows_of(const ConvLSTMFrameCopy<T>& copy, int64_t begin, int64_t end) {
+  for (int64_t y = begin; y < end; ++y) {
+    const T* from = copy.from + y * copy.from_row;
+    T* to = copy.to + y * copy.to_row;
+    if (copy.add)
+      copy_row<T, true>(copy, from, to);
+    else
+      copy_row<T, false>(copy, from, to);
+  }
+}
+
+template <class T>
+void pack_bias_of(const ConvLSTMShape& shape, const T* bias, T* to) {
+  for (int64_t block = 0; block < vectors_for<T>(shape.hidden); ++block)
+    for (int64_t gate = 0; gate < 4; ++gate) {
+      const Vec<T> v = bias ? load_part(bias + gate * shape.hidden + block * kLanes<T>,
+                                        lanes_of<T>(block, shape.hidden))
+                            : Vec<T>{};
+      store(to + (block * 4 + gate) * kLanes<T>, v);
+    }
+}
+
+}  // namespace
+
+#define RLV2V_DEFINE(T)                                                                                                \
+  int64_t packed_weight_size(const ConvLSTMShape& shape, bool winograd, const T* weight) {                             \
+    return packed_size<T>(ForwardLanes<T>{shape, weight}, winograd);                                                   \
+  }                                                                                                                    \
+  int64_t packed_transposed_size(const ConvLSTMShape& shape, bool winograd, bool with_x, const T* weight) {            \
+    return packed_size<T>(TransposedLanes<T>{shape, weight, with_x}, winograd);                                        \
+  }                                                                                                                    \
+  void pack_weight(const ConvLSTMShape& shape, bool winograd, const T* weight, int64_t begin, int64_t end, T* to) {    \
+    pack(ForwardLanes<T>{shape, weight}, winograd, begin, end, to);                                                    \
+  }                                                                                                                    \
+  void pack_weight_transposed(const ConvLSTMShape& shape, bool winograd, bool with_x, const T* weight, int64_t begin,  \
+                              int64_t end, T* to) {                                                                    \
+    pack(TransposedLanes<T>{shape, weight, with_x}, winograd, begin, end, to);                                         \
+  }                                                                                                                    \
+  int64_t packed_bias_size(const ConvLSTMShape& shape, const T*) {                                                     \
+    return 4 * vectors_for<T>(shape.hidden) * kLanes<T>;                                                               \
+  }                                                                                                                    \
+  void pack_bias(const ConvLSTMShape& shape, const T* bias, T* to) { pack_bias_of(shape, bias, to); }                  \
+  void copy_rows(const ConvLSTMFrameCopy<T>& copy, int64_t begin, int64_t end) { copy_rows_of(copy, begin, end); }
+
+RLV2V_DEFINE(float)
+RLV2V_DEFINE(double)
+#undef RLV2V_DEFINE
+
+}  // namespace rlv2v::RLV2V_ISA

@@ -1,0 +1,12 @@
+#include "norm/cuda/device.h"
+#include "norm/bn_relu.h"
+#include "common/current_stream.h"
+
+namespace {
+using OnCuda = rlv2v::BnOnCuda<rlv2v::CurrentStream>;
+}
+
+STABLE_TORCH_LIBRARY_IMPL(rlv2v_fast, CUDA, m) {
+  m.impl("bn_relu_fwd", TORCH_BOX(&rlv2v::BnReluOp<OnCuda>::fwd));
+  m.impl("bn_relu_bwd", TORCH_BOX(&rlv2v::BnReluOp<OnCuda>::bwd));
+}

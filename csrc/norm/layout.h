@@ -1,0 +1,57 @@
+// How the values behind each statistic of a (B, C, T, H, W) tensor lie in memory. Statistics are over (B, T, H, W), or,
+// per frame, over (H, W).
+//
+// A slice is what can be worked on alone: one statistic where channels are outermost, all channels (of one frame, if
+// per frame) where they are innermost (channels_last_3d). It consists of blocks, each a frame that is one run of memory:
+// H * W rows of `groups` numbers.
+#pragma once
+
+#include <cstdint>
+
+#include "common/portability.h"
+
+namespace rlv2v {
+
+struct BnLayout {
+  int64_t batch, channels, frames, height, width;
+  bool channels_last, per_frame;
+
+  RLV2V_HD int64_t image() const { return height * width; }
+  RLV2V_HD int64_t groups() const { return channels_last ? channels : 1; }
+  RLV2V_HD int64_t blocks() const { return per_frame ? 1 : batch * frames; }
+  RLV2V_HD int64_t slices() const {
+    const int64_t outer = channels_last ? 1 : channels;
+    return per_frame ? batch * frames * outer : outer;
+  }
+  RLV2V_HD int64_t block_size() const { return image() * groups(); }
+  RLV2V_HD int64_t statistics() const { return per_frame ? batch * channels * frames : channels; }
+  // Values behind one statistic.
+  RLV2V_HD int64_t count() const { return blocks() * image(); }
+  RLV2V_HD int64_t numel() const { return batch * channels * frames * image(); }
+
+  int64_t offset(int64_t slice, int64_t block) const {
+    // At most one of slice and block differs from zero.
+    if (channels_last || per_frame) return (slice + block) * block_size();
+    return ((block / frames * channels + slice) * frames + block % frames) * block_size();
+  }
+
+  // Of a group of a slice: the place of its statistic in (C,) or (B, C, T), and of its weight in (C,).
+  RLV2V_HD int64_t statistic(int64_t slice, int64_t group) const {
+    if (!channels_last) return slice;
+    return per_frame ? (slice / frames * channels + group) * frames + slice % frames : group;
+  }
+  RLV2V_HD int64_t channel(int64_t slice, int64_t group) const {
+    if (channels_last) return group;
+    return per_frame ? slice / frames % channels : slice;
+  }
+
+  // The same tensor at half or double height and width.
+  BnLayout resized(int64_t new_height, int64_t new_width) const {
+    BnLayout other = *this;
+    other.height = new_height;
+    other.width = new_width;
+    return other;
+  }
+};
+
+}  // namespace rlv2v
