@@ -14,7 +14,8 @@ namespace rlv2v {
 RLV2V_HD float exp_of(float x) { return expf(x); }
 #else
 RLV2V_HD float exp_of(float x) {
-  // 2^n * exp(r), r in [-ln2/2, ln2/2]. The bounds keep 2^n a normal number; comparisons are false for NaN, which passes.
+  // 2^n * exp(r), r in [-ln2/2, ln2/2]. The bounds keep 2^n a normal number; comparisons are false for NaN, which
+  // passes.
   x = x > 88.0f ? 88.0f : x;
   x = x < -87.0f ? -87.0f : x;
   const float shifted = x * 1.44269504088896341f + 12582912.0f;  // 1.5 * 2^23 rounds to an integer

@@ -30,16 +30,24 @@ inline Isa host_isa() {
 
 // Declares `signature` in the namespace of every instruction set; RLV2V_BEST(name) is the copy for this processor.
 #ifdef RLV2V_X86
-#define RLV2V_DECLARE_SIMD(declaration)       \
-  namespace rlv2v::baseline { declaration; } \
-  namespace rlv2v::avx2 { declaration; }     \
-  namespace rlv2v::avx512 { declaration; }
-#define RLV2V_BEST(name)                                                                  \
-  (::rlv2v::host_isa() == ::rlv2v::Isa::avx512 ? ::rlv2v::avx512::name                    \
-   : ::rlv2v::host_isa() == ::rlv2v::Isa::avx2 ? ::rlv2v::avx2::name                      \
+#define RLV2V_DECLARE_SIMD(declaration) \
+  namespace rlv2v::baseline {           \
+  declaration;                          \
+  }                                     \
+  namespace rlv2v::avx2 {               \
+  declaration;                          \
+  }                                     \
+  namespace rlv2v::avx512 {             \
+  declaration;                          \
+  }
+#define RLV2V_BEST(name)                                               \
+  (::rlv2v::host_isa() == ::rlv2v::Isa::avx512 ? ::rlv2v::avx512::name \
+   : ::rlv2v::host_isa() == ::rlv2v::Isa::avx2 ? ::rlv2v::avx2::name   \
                                                : ::rlv2v::baseline::name)
 #else
 #define RLV2V_DECLARE_SIMD(declaration) \
-  namespace rlv2v::baseline { declaration; }
+  namespace rlv2v::baseline {           \
+  declaration;                          \
+  }
 #define RLV2V_BEST(name) ::rlv2v::baseline::name
 #endif

@@ -1,5 +1,5 @@
-// CPU tensors whose memory comes from the scratch pool and returns to it when the last reference goes: training makes the
-// same large ones anew in every step.
+// CPU tensors whose memory comes from the scratch pool and returns to it when the last reference goes: training makes
+// the same large ones anew in every step.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>

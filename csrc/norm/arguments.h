@@ -4,8 +4,8 @@
 
 #include <cstdint>
 
-#include "norm/layout.h"
 #include "common/wide.h"
+#include "norm/layout.h"
 
 namespace rlv2v {
 
@@ -13,8 +13,8 @@ namespace rlv2v {
 // measured and written. Backward: always read, and frozen ones pass no gradient.
 template <class T>
 struct BnNorm {
-  const Wide<T> *weight, *bias;
-  Wide<T> *mean, *var;
+  const Wide<T>*weight, *bias;
+  Wide<T>*mean, *var;
   double eps;
   bool frozen;
 
@@ -25,14 +25,14 @@ struct BnNorm {
 // (C,), written.
 template <class T>
 struct BnNormGrads {
-  Wide<T> *weight, *bias;
+  Wide<T>*weight, *bias;
 };
 
 template <class T>
 struct BnStats {
   BnLayout layout;
   const T* x;
-  Wide<T> *mean, *var;
+  Wide<T>*mean, *var;
 };
 
 // y = relu(norm(x))

@@ -20,17 +20,18 @@ struct BnAddReluOp {
     Tensor z = Device::like(x, layout);
     BnNormTensors norm(x, weight, bias, mean, var, eps, per_frame);
     // A norm that is not there borrows the first one's tensors, frozen, so that it makes none.
-    BnNormTensors again = renormalize ? BnNormTensors(x, *weight_again, *bias_again, mean_again, var_again, eps_again,
-                                                      per_frame)
-                                      : BnNormTensors(weight, bias, norm.mean, norm.var, eps_again, true);
+    BnNormTensors again =
+        renormalize ? BnNormTensors(x, *weight_again, *bias_again, mean_again, var_again, eps_again, per_frame)
+                    : BnNormTensors(weight, bias, norm.mean, norm.var, eps_again, true);
     if (layout.numel() == 0) {
       norm.fill_nan_if_measured();
       again.fill_nan_if_measured();
     } else {
       Device::for_dtype(x, [&](auto zero) {
         using T = decltype(zero);
-        Device::run(BnAddReluFwd<T>{layout, const_data<T>(x), const_data<T>(skip), is_low(skip, x),
-                                    renormalize, norm.as<T>(), again.as<T>(), mutable_data<T>(z)}, x);
+        Device::run(BnAddReluFwd<T>{layout, const_data<T>(x), const_data<T>(skip), is_low(skip, x), renormalize,
+                                    norm.as<T>(), again.as<T>(), mutable_data<T>(z)},
+                    x);
       });
     }
     return {z, norm.measured(norm.mean), norm.measured(norm.var), again.measured(again.mean),
@@ -58,11 +59,11 @@ struct BnAddReluOp {
     } else {
       Device::for_dtype(x, [&](auto zero) {
         using T = decltype(zero);
-        Device::run(BnAddReluBwd<T>{layout, const_data<T>(grad_z), const_data<T>(x),
-                                    const_data<T>(skip), is_low(skip, x), renormalize, norm.as<T>(),
-                                    again.as<T>(), mutable_data<T>(grad_x), mutable_data<T>(grad_skip),
-                                    grads_to<T>(grad_weight, grad_bias),
-                                    grads_to<T>(grad_weight_again, grad_bias_again)}, x);
+        Device::run(BnAddReluBwd<T>{layout, const_data<T>(grad_z), const_data<T>(x), const_data<T>(skip),
+                                    is_low(skip, x), renormalize, norm.as<T>(), again.as<T>(), mutable_data<T>(grad_x),
+                                    mutable_data<T>(grad_skip), grads_to<T>(grad_weight, grad_bias),
+                                    grads_to<T>(grad_weight_again, grad_bias_again)},
+                    x);
       });
     }
     return {grad_x, grad_skip, grad_weight, grad_bias, grad_weight_again, grad_bias_again};

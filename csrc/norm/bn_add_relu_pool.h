@@ -24,12 +24,18 @@ struct BnAddReluPoolOp {
     } else {
       Device::for_dtype(x, [&](auto zero) {
         using T = decltype(zero);
-        Device::run(BnAddReluPoolFwd<T>{layout, const_data<T>(x), const_data<T>(skip), norm.as<T>(),
-                                        again.as<T>(), mutable_data<T>(z), mutable_data<T>(largest),
-                                        index.mutable_data_ptr<uint8_t>()}, x);
+        Device::run(
+            BnAddReluPoolFwd<T>{layout, const_data<T>(x), const_data<T>(skip), norm.as<T>(), again.as<T>(),
+                                mutable_data<T>(z), mutable_data<T>(largest), index.mutable_data_ptr<uint8_t>()},
+            x);
       });
     }
-    return {z, largest, index, norm.measured(norm.mean), norm.measured(norm.var), again.measured(again.mean),
+    return {z,
+            largest,
+            index,
+            norm.measured(norm.mean),
+            norm.measured(norm.var),
+            again.measured(again.mean),
             again.measured(again.var)};
   }
 
@@ -49,11 +55,12 @@ struct BnAddReluPoolOp {
     } else {
       Device::for_dtype(x, [&](auto zero) {
         using T = decltype(zero);
-        Device::run(BnAddReluPoolBwd<T>{layout, const_data<T>(grad_z), const_data<T>(x),
-                                        const_data<T>(largest), index.const_data_ptr<uint8_t>(), norm.as<T>(),
-                                        again.as<T>(), mutable_data<T>(grad_x), mutable_data<T>(grad_skip),
-                                        grads_to<T>(grad_weight, grad_bias),
-                                        grads_to<T>(grad_weight_again, grad_bias_again)}, x);
+        Device::run(
+            BnAddReluPoolBwd<T>{layout, const_data<T>(grad_z), const_data<T>(x), const_data<T>(largest),
+                                index.const_data_ptr<uint8_t>(), norm.as<T>(), again.as<T>(), mutable_data<T>(grad_x),
+                                mutable_data<T>(grad_skip), grads_to<T>(grad_weight, grad_bias),
+                                grads_to<T>(grad_weight_again, grad_bias_again)},
+            x);
       });
     }
     return {grad_x, grad_skip, grad_weight, grad_bias, grad_weight_again, grad_bias_again};

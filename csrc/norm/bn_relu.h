@@ -36,8 +36,9 @@ struct BnReluOp {
     } else {
       Device::for_dtype(x, [&](auto zero) {
         using T = decltype(zero);
-        Device::run(BnReluBwd<T>{layout, const_data<T>(grad_y), const_data<T>(x), norm.as<T>(),
-                                 mutable_data<T>(grad_x), grads_to<T>(grad_weight, grad_bias)}, x);
+        Device::run(BnReluBwd<T>{layout, const_data<T>(grad_y), const_data<T>(x), norm.as<T>(), mutable_data<T>(grad_x),
+                                 grads_to<T>(grad_weight, grad_bias)},
+                    x);
       });
     }
     return {grad_x, grad_weight, grad_bias};

@@ -15,8 +15,9 @@ std::tuple<Tensor, Tensor> bn_stats(const Tensor& x, bool per_frame) {
   }
   Device::for_dtype(x, [&](auto zero) {
     using T = decltype(zero);
-    Device::run(BnStats<T>{bn_layout(x, per_frame), const_data<T>(x), mutable_data<Wide<T>>(mean),
-                           mutable_data<Wide<T>>(var)}, x);
+    Device::run(
+        BnStats<T>{bn_layout(x, per_frame), const_data<T>(x), mutable_data<Wide<T>>(mean), mutable_data<Wide<T>>(var)},
+        x);
   });
   return {mean, var};
 }

@@ -2,8 +2,8 @@
 // per frame, over (H, W).
 //
 // A slice is what can be worked on alone: one statistic where channels are outermost, all channels (of one frame, if
-// per frame) where they are innermost (channels_last_3d). It consists of blocks, each a frame that is one run of memory:
-// H * W rows of `groups` numbers.
+// per frame) where they are innermost (channels_last_3d). It consists of blocks, each a frame that is one run of
+// memory: H * W rows of `groups` numbers.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,6 @@
-// What the tensor side of every normalization operator needs. x is (B, C, T, H, W), contiguous or channels_last_3d, and so
-// is every tensor of its size; parameters and statistics have its dtype, or float for a 16-bit one (rlv2v_fast/ops/bn.py
-// sees to both). A device offers
+// What the tensor side of every normalization operator needs. x is (B, C, T, H, W), contiguous or channels_last_3d, and
+// so is every tensor of its size; parameters and statistics have its dtype, or float for a 16-bit one
+// (rlv2v_fast/ops/bn.py sees to both). A device offers
 //   for_dtype(x, body): body(T{}) for the element type of x;
 //   like(x, layout), bytes_like(x, layout): uninitialized tensors of a layout, with the dtype of x or uint8;
 //   run(call, x): fills in the outputs of a call (bn_calls.h) on the device of x.
@@ -44,9 +44,7 @@ inline Tensor empty_clip(const Tensor& x, const BnLayout& layout, torch::headero
 }
 
 // Statistics of no values are NaN, and gradients through them zero.
-inline void fill_nan(Tensor& statistics) {
-  torch::stable::fill_(statistics, std::numeric_limits<double>::quiet_NaN());
-}
+inline void fill_nan(Tensor& statistics) { torch::stable::fill_(statistics, std::numeric_limits<double>::quiet_NaN()); }
 
 inline void zero(std::initializer_list<Tensor> tensors) {
   for (Tensor tensor : tensors) torch::stable::zero_(tensor);
@@ -61,7 +59,8 @@ T* mutable_data(const Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
 }
 
-// The tensors of one normalization in a forward call: mean and var are given, hence frozen, or made here to be measured.
+// The tensors of one normalization in a forward call: mean and var are given, hence frozen, or made here to be
+// measured.
 struct BnNormTensors {
   const Tensor &weight, &bias;
   Tensor mean, var;
@@ -70,8 +69,12 @@ struct BnNormTensors {
 
   BnNormTensors(const Tensor& x, const Tensor& weight, const Tensor& bias, const MaybeTensor& mean,
                 const MaybeTensor& var, double eps, bool per_frame)
-      : weight(weight), bias(bias), mean(mean ? *mean : empty_statistics(x, per_frame)),
-        var(var ? *var : empty_statistics(x, per_frame)), eps(eps), frozen(mean.has_value()) {}
+      : weight(weight),
+        bias(bias),
+        mean(mean ? *mean : empty_statistics(x, per_frame)),
+        var(var ? *var : empty_statistics(x, per_frame)),
+        eps(eps),
+        frozen(mean.has_value()) {}
 
   // In a backward call.
   BnNormTensors(const Tensor& weight, const Tensor& bias, const Tensor& mean, const Tensor& var, double eps,
@@ -81,7 +84,12 @@ struct BnNormTensors {
   template <class T>
   BnNorm<T> as() const {
     using W = Wide<T>;
-    return {const_data<W>(weight), const_data<W>(bias), const_cast<W*>(const_data<W>(mean)), const_cast<W*>(const_data<W>(var)), eps, frozen};
+    return {const_data<W>(weight),
+            const_data<W>(bias),
+            const_cast<W*>(const_data<W>(mean)),
+            const_cast<W*>(const_data<W>(var)),
+            eps,
+            frozen};
   }
 
   void fill_nan_if_measured() {

@@ -2,9 +2,9 @@
 // the namespace rlv2v_simulated.
 #include "norm/bn_add_relu.h"
 #include "norm/bn_add_relu_pool.h"
-#include "norm/cuda/device.h"
 #include "norm/bn_relu.h"
 #include "norm/bn_stats.h"
+#include "norm/cuda/device.h"
 
 namespace {
 

@@ -6,8 +6,8 @@
 #include <tuple>
 #include <vector>
 
-#include "convlstm/cpu/sequence.h"
 #include "common/pooled.h"
+#include "convlstm/cpu/sequence.h"
 
 namespace rlv2v {
 namespace {
@@ -46,8 +46,14 @@ ConvLSTMShape shape_of(const Tensor& x, const Tensor& weight) {
 template <class T>
 ConvLSTMInputs<T> inputs_of(const Tensor& x, const Tensor& weight, const MaybeTensor& bias, const MaybeTensor& h0,
                             const MaybeTensor& c0, bool exact) {
-  return {shape_of(x, weight), x.size(1), exact, sequence_of<T>(x), weight.const_data_ptr<T>(),
-          bias ? bias->const_data_ptr<T>() : nullptr, state_of<T>(h0), state_of<T>(c0)};
+  return {shape_of(x, weight),
+          x.size(1),
+          exact,
+          sequence_of<T>(x),
+          weight.const_data_ptr<T>(),
+          bias ? bias->const_data_ptr<T>() : nullptr,
+          state_of<T>(h0),
+          state_of<T>(c0)};
 }
 
 // Runs body(T{}) for the element type of x.
@@ -71,17 +77,16 @@ FwdResult convlstm_fwd(const Tensor& x, const Tensor& weight_any, const MaybeTen
   const Tensor h = empty_of(x, {s.batch, s.hidden, s.height, s.width});
   const Tensor c = empty_of(x, {s.batch, s.hidden, s.height, s.width});
   const std::vector<int64_t> none = {0};
-  const Tensor cells =
-      pooled(x, save_cells ? std::vector<int64_t>{steps, s.batch, s.height, s.width, s.hidden} : none);
+  const Tensor cells = pooled(x, save_cells ? std::vector<int64_t>{steps, s.batch, s.height, s.width, s.hidden} : none);
   const Tensor gates =
       pooled(x, save_gates ? std::vector<int64_t>{steps, s.batch, s.height, s.width, 4 * s.hidden} : none);
   if (output.numel() == 0) return {output, h, c, cells, gates};
   for_dtype(x, [&](auto zero) {
     using T = decltype(zero);
-    convlstm_sequence_fwd<T>(inputs_of<T>(x, weight, bias, h0, c0, exact),
-                             {sequence_to<T>(output), state_to<T>(h), state_to<T>(c),
-                              save_cells ? cells.mutable_data_ptr<T>() : nullptr,
-                              save_gates ? gates.mutable_data_ptr<T>() : nullptr});
+    convlstm_sequence_fwd<T>(
+        inputs_of<T>(x, weight, bias, h0, c0, exact),
+        {sequence_to<T>(output), state_to<T>(h), state_to<T>(c), save_cells ? cells.mutable_data_ptr<T>() : nullptr,
+         save_gates ? gates.mutable_data_ptr<T>() : nullptr});
   });
   return {output, h, c, cells, gates};
 }

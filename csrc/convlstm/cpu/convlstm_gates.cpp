@@ -1,5 +1,5 @@
-#include "convlstm/gates_operator.h"
 #include "convlstm/cpu/convlstm_gates_simd.h"
+#include "convlstm/gates_operator.h"
 
 namespace rlv2v {
 namespace {

@@ -1,7 +1,7 @@
 #include "convlstm/cpu/direct_simd.h"
 
-#include "convlstm/cpu/state_update.h"
 #include "common/tile_product.h"
+#include "convlstm/cpu/state_update.h"
 
 namespace rlv2v::RLV2V_ISA {
 namespace {
@@ -53,7 +53,8 @@ void fill_patch(const ConvLSTMShape& s, const Block& block, const Source<T>* sou
       for (int i = 0; i < count; ++i) {
         const int64_t channels = sources[i].channels;
         if (!sources[i].data) continue;
-        std::memcpy(to, sources[i].data + ((block.frame * s.height + y) * s.width + x) * channels, channels * sizeof(T));
+        std::memcpy(to, sources[i].data + ((block.frame * s.height + y) * s.width + x) * channels,
+                    channels * sizeof(T));
         to += channels;
       }
     }

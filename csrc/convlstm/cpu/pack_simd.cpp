@@ -1,7 +1,7 @@
 #include "convlstm/cpu/pack_simd.h"
 
-#include "convlstm/cpu/winograd_transforms.h"
 #include "common/tile_product.h"
+#include "convlstm/cpu/winograd_transforms.h"
 
 namespace rlv2v::RLV2V_ISA {
 namespace {
@@ -43,9 +43,7 @@ struct TransposedLanes {
   const T* weight;
   bool with_x;
 
-  int64_t vectors() const {
-    return vectors_for<T>(shape.hidden) + (with_x ? vectors_for<T>(shape.channels) : 0);
-  }
+  int64_t vectors() const { return vectors_for<T>(shape.hidden) + (with_x ? vectors_for<T>(shape.channels) : 0); }
   int64_t depth() const { return 4 * shape.hidden; }
   LaneFilters<T> at(int64_t vector, int64_t depth_index) const {
     const int64_t hidden = vectors_for<T>(shape.hidden);
@@ -87,8 +85,7 @@ void pack_positions(const Lanes& lanes, int64_t begin, int64_t end, float* to) {
         Vec<float> taps[kTaps * kTaps], positions[kPositions];
         for (int t = 0; t < kTaps * kTaps; ++t) taps[t] = gather_tap(filters, lanes.tap(t));
         transform_both<kTaps, kPatch>(taps, positions, filter_transform<kTaps, Vec<float>>);
-        for (int k = 0; k < kPositions; ++k)
-          store(group + (k * depth + d) * width + v * kLanes<float>, positions[k]);
+        for (int k = 0; k < kPositions; ++k) store(group + (k * depth + d) * width + v * kLanes<float>, positions[k]);
       }
   }
 }
@@ -129,8 +126,7 @@ void copy_block(const T* from, int64_t from_line, T* to, int64_t to_line) {
   for (int i = 0; i < kLanes<T>; ++i) rows[i] = load(from + i * from_line);
   transpose<T>(rows);
 #pragma GCC unroll 16
-  for (int i = 0; i < kLanes<T>; ++i)
-    store<T>(to + i * to_line, add ? load(to + i * to_line) + rows[i] : rows[i]);
+  for (int i = 0; i < kLanes<T>; ++i) store<T>(to + i * to_line, add ? load(to + i * to_line) + rows[i] : rows[i]);
 }
 
 template <class T, bool add>
@@ -143,8 +139,8 @@ void copy_row(const ConvLSTMFrameCopy<T>& copy, const T* from, T* to) {
     if ((packs || unpacks) && pixels == kLanes<T>)
       for (; c + kLanes<T> <= copy.channels; c += kLanes<T>)
         copy_block<T, add>(from + c * copy.from_channel + x * copy.from_column,
-                           packs ? copy.from_channel : copy.from_column,
-                           to + c * copy.to_channel + x * copy.to_column, packs ? copy.to_column : copy.to_channel);
+                           packs ? copy.from_channel : copy.from_column, to + c * copy.to_channel + x * copy.to_column,
+                           packs ? copy.to_column : copy.to_channel);
     copy_elements<T, add>(copy, from, to, c, x, pixels);
   }
 }
@@ -165,33 +161,32 @@ template <class T>
 void pack_bias_of(const ConvLSTMShape& shape, const T* bias, T* to) {
   for (int64_t block = 0; block < vectors_for<T>(shape.hidden); ++block)
     for (int64_t gate = 0; gate < 4; ++gate) {
-      const Vec<T> v = bias ? load_part(bias + gate * shape.hidden + block * kLanes<T>,
-                                        lanes_of<T>(block, shape.hidden))
-                            : Vec<T>{};
+      const Vec<T> v =
+          bias ? load_part(bias + gate * shape.hidden + block * kLanes<T>, lanes_of<T>(block, shape.hidden)) : Vec<T>{};
       store(to + (block * 4 + gate) * kLanes<T>, v);
     }
 }
 
 }  // namespace
 
-#define RLV2V_DEFINE(T)                                                                                                \
-  int64_t packed_weight_size(const ConvLSTMShape& shape, bool winograd, const T* weight) {                             \
-    return packed_size<T>(ForwardLanes<T>{shape, weight}, winograd);                                                   \
-  }                                                                                                                    \
-  int64_t packed_transposed_size(const ConvLSTMShape& shape, bool winograd, bool with_x, const T* weight) {            \
-    return packed_size<T>(TransposedLanes<T>{shape, weight, with_x}, winograd);                                        \
-  }                                                                                                                    \
-  void pack_weight(const ConvLSTMShape& shape, bool winograd, const T* weight, int64_t begin, int64_t end, T* to) {    \
-    pack(ForwardLanes<T>{shape, weight}, winograd, begin, end, to);                                                    \
-  }                                                                                                                    \
-  void pack_weight_transposed(const ConvLSTMShape& shape, bool winograd, bool with_x, const T* weight, int64_t begin,  \
-                              int64_t end, T* to) {                                                                    \
-    pack(TransposedLanes<T>{shape, weight, with_x}, winograd, begin, end, to);                                         \
-  }                                                                                                                    \
-  int64_t packed_bias_size(const ConvLSTMShape& shape, const T*) {                                                     \
-    return 4 * vectors_for<T>(shape.hidden) * kLanes<T>;                                                               \
-  }                                                                                                                    \
-  void pack_bias(const ConvLSTMShape& shape, const T* bias, T* to) { pack_bias_of(shape, bias, to); }                  \
+#define RLV2V_DEFINE(T)                                                                                               \
+  int64_t packed_weight_size(const ConvLSTMShape& shape, bool winograd, const T* weight) {                            \
+    return packed_size<T>(ForwardLanes<T>{shape, weight}, winograd);                                                  \
+  }                                                                                                                   \
+  int64_t packed_transposed_size(const ConvLSTMShape& shape, bool winograd, bool with_x, const T* weight) {           \
+    return packed_size<T>(TransposedLanes<T>{shape, weight, with_x}, winograd);                                       \
+  }                                                                                                                   \
+  void pack_weight(const ConvLSTMShape& shape, bool winograd, const T* weight, int64_t begin, int64_t end, T* to) {   \
+    pack(ForwardLanes<T>{shape, weight}, winograd, begin, end, to);                                                   \
+  }                                                                                                                   \
+  void pack_weight_transposed(const ConvLSTMShape& shape, bool winograd, bool with_x, const T* weight, int64_t begin, \
+                              int64_t end, T* to) {                                                                   \
+    pack(TransposedLanes<T>{shape, weight, with_x}, winograd, begin, end, to);                                        \
+  }                                                                                                                   \
+  int64_t packed_bias_size(const ConvLSTMShape& shape, const T*) {                                                    \
+    return 4 * vectors_for<T>(shape.hidden) * kLanes<T>;                                                              \
+  }                                                                                                                   \
+  void pack_bias(const ConvLSTMShape& shape, const T* bias, T* to) { pack_bias_of(shape, bias, to); }                 \
   void copy_rows(const ConvLSTMFrameCopy<T>& copy, int64_t begin, int64_t end) { copy_rows_of(copy, begin, end); }
 
 RLV2V_DEFINE(float)

@@ -7,11 +7,11 @@
 #include <cstring>
 #include <optional>
 
-#include "convlstm/cpu/steps.h"
+#include "common/scratch.h"
 #include "convlstm/cpu/direct_simd.h"
 #include "convlstm/cpu/pack_simd.h"
+#include "convlstm/cpu/steps.h"
 #include "convlstm/cpu/winograd_simd.h"
-#include "common/scratch.h"
 
 namespace rlv2v {
 
@@ -64,8 +64,8 @@ constexpr int64_t kCopyGrain = 16384;
 // Patches of the direct kernels stay in L2.
 constexpr int64_t kPatchBytes = 192 * 1024;
 constexpr int64_t kMaxColumns = 64;
-// Shared scratch of the weight gradients, per chunk of frames or tiles: small, to stay in cache, but of enough tiles for
-// the sums to be read and written seldom, and for few chunks, since threads wait for each other twice in each.
+// Shared scratch of the weight gradients, per chunk of frames or tiles: small, to stay in cache, but of enough tiles
+// for the sums to be read and written seldom, and for few chunks, since threads wait for each other twice in each.
 constexpr int64_t kWeightBytes = 8 << 20;
 constexpr int64_t kWeightTiles = 96;
 
@@ -97,19 +97,19 @@ template <class T>
 void pack_frames(const ConvLSTMShape& s, int64_t channels, const Frames<const T>& from, int64_t step, T* to,
                  bool add = false) {
   const int64_t row = s.width * channels;
-  copy_frames<T>(s, channels,
-                 {from.data + step * from.time, from.channel, from.row, from.column, to, 1, row, channels, channels,
-                  s.width, add},
-                 from.batch, s.height * row);
+  copy_frames<T>(
+      s, channels,
+      {from.data + step * from.time, from.channel, from.row, from.column, to, 1, row, channels, channels, s.width, add},
+      from.batch, s.height * row);
 }
 
 template <class T>
 void unpack_frames(const ConvLSTMShape& s, int64_t channels, const T* from, const Frames<T>& to, int64_t step) {
   const int64_t row = s.width * channels;
-  copy_frames<T>(s, channels,
-                 {from, 1, row, channels, to.data + step * to.time, to.channel, to.row, to.column, channels, s.width,
-                  false},
-                 s.height * row, to.batch);
+  copy_frames<T>(
+      s, channels,
+      {from, 1, row, channels, to.data + step * to.time, to.channel, to.row, to.column, channels, s.width, false},
+      s.height * row, to.batch);
 }
 
 // Packed in parallel from a state tensor, or empty where there is none.
@@ -143,7 +143,9 @@ template <class T>
 class Kernels {
  public:
   explicit Kernels(const ConvLSTMInputs<T>& in)
-      : in_(in), winograd_(use_winograd<T>(in.shape, in.exact)), bias_(RLV2V_BEST(packed_bias_size(in.shape, in.bias))) {
+      : in_(in),
+        winograd_(use_winograd<T>(in.shape, in.exact)),
+        bias_(RLV2V_BEST(packed_bias_size(in.shape, in.bias))) {
     RLV2V_BEST(pack_bias(in.shape, in.bias, bias_.get()));
   }
 

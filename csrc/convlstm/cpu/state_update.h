@@ -2,8 +2,8 @@
 // its result is still in registers or in L1.
 #pragma once
 
-#include "convlstm/cpu/steps.h"
 #include "common/vector_activations.h"
+#include "convlstm/cpu/steps.h"
 
 namespace rlv2v::RLV2V_ISA {
 

@@ -1,5 +1,5 @@
-// What the parts of the CPU ConvLSTM hand each other. Inside, every tensor is NHWC with dense channels, so that a vector
-// is a run of channels of one pixel; convlstm_cpu.cpp turns the user's tensors into it one time step at a time.
+// What the parts of the CPU ConvLSTM hand each other. Inside, every tensor is NHWC with dense channels, so that a
+// vector is a run of channels of one pixel; convlstm_cpu.cpp turns the user's tensors into it one time step at a time.
 // Pointers that may be null say so; null means the zero tensor for an input and "not wanted" for an output.
 #pragma once
 
@@ -42,8 +42,8 @@ struct ConvLSTMGradStep {
   const T* weight;           // packed by pack_weight_transposed
   T* grad_x_next;            // nullable
   const T* grad_h;           // nullable; the gradient that reaches h from outside
-  const T* gates;            // null before the first step: the sum of gradients goes to grad_h0 and nothing else is done
-  const T* c;                // nullable
+  const T* gates;  // null before the first step: the sum of gradients goes to grad_h0 and nothing else is done
+  const T* c;      // nullable
   const T* c_next;
   T* grad_c;      // in: of this step's c_next, out: of its c
   T* grad_gates;  // of the pre-activations; may be gates itself

@@ -2,9 +2,9 @@
 
 #include <type_traits>
 
+#include "common/tile_product.h"
 #include "convlstm/cpu/state_update.h"
 #include "convlstm/cpu/winograd_transforms.h"
-#include "common/tile_product.h"
 
 namespace rlv2v::RLV2V_ISA {
 namespace {
@@ -201,7 +201,8 @@ void bwd_block(const ConvLSTMGradStep<float>& step, int64_t first, int64_t tiles
   float* products = scratch + kPositions * tiles * stride;
   const bool recurrent = step.grad_gates_next != nullptr;
   for (int64_t n = 0; n < tiles && recurrent; ++n)
-    transform_inputs<kTaps>(s, step.grad_gates_next, depth, tile_of<kTaps>(s, first + n), scratch + n * stride, tiles * stride);
+    transform_inputs<kTaps>(s, step.grad_gates_next, depth, tile_of<kTaps>(s, first + n), scratch + n * stride,
+                            tiles * stride);
   for (int64_t v = 0; v < total; v += group_vectors(v, total)) {
     const int vectors = group_vectors(v, total);
     const int64_t row = vectors * kWidth;
@@ -220,8 +221,8 @@ void bwd_block(const ConvLSTMGradStep<float>& step, int64_t first, int64_t tiles
 }
 
 // Weight gradients. Scratch holds the transformed inputs (position, tile, C + K), then the transformed gate gradients
-// (position and one more, group, tile, lanes of the group). The sums are (position, group, C + K, lanes of the group), then the bias
-// gradient (4K rounded up to vectors).
+// (position and one more, group, tile, lanes of the group). The sums are (position, group, C + K, lanes of the group),
+// then the bias gradient (4K rounded up to vectors).
 int64_t gate_vectors(const ConvLSTMShape& s) { return vectors_for<float>(4 * s.hidden); }
 int64_t weight_sums(const ConvLSTMShape& s) { return kPositions * gate_vectors(s) * kWidth * s.inputs(); }
 
@@ -241,8 +242,8 @@ void weight_tile(const ConvLSTMGradWeight<float>& grad, const Tile& tile, int64_
     return panels + (first * tiles + n * group_vectors(first, total) + vector - first) * kWidth;
   };
   const int64_t plane = total * tiles * kWidth;
-  transform_pixels<kTile<kTaps>>(s, grad.grad_gates + tile.frame * s.height * s.width * channels, channels, tile.y, tile.x,
-                          plane, place, output_transform_transposed<kTaps, V>);
+  transform_pixels<kTile<kTaps>>(s, grad.grad_gates + tile.frame * s.height * s.width * channels, channels, tile.y,
+                                 tile.x, plane, place, output_transform_transposed<kTaps, V>);
   for (int64_t v = 0; v < total; ++v) {
     const int64_t lanes = lanes_of<float>(v, channels);
     V sum{};
@@ -277,7 +278,8 @@ void weight_unit(const ConvLSTMShape& s, int64_t tiles, int64_t unit, const floa
   q.segments = 1;
   q.add = true;
   multiply<float, Rows::channels>(q, static_cast<int>(vectors));
-  if (k == 0) sum_bias(q.b + kSumPlane * total * tiles * kWidth, tiles, vectors, sums + weight_sums(s) + first * kWidth);
+  if (k == 0)
+    sum_bias(q.b + kSumPlane * total * tiles * kWidth, tiles, vectors, sums + weight_sums(s) + first * kWidth);
 }
 
 // The filter gradients of one input channel and one vector of lanes of the gates.
@@ -343,8 +345,8 @@ void winograd_weight_prepare(const ConvLSTMGradWeight<float>& grad, int64_t firs
   });
 }
 
-void winograd_weight_accumulate(const ConvLSTMShape& s, int64_t tiles, int64_t begin, int64_t end,
-                                const float* scratch, float* sums) {
+void winograd_weight_accumulate(const ConvLSTMShape& s, int64_t tiles, int64_t begin, int64_t end, const float* scratch,
+                                float* sums) {
   for (int64_t unit = begin; unit < end; ++unit) weight_unit(s, tiles, unit, scratch, sums);
 }
 

@@ -1,9 +1,9 @@
 // Winograd's F(4x4, 3x3) and F(2x2, 5x5), one dimension at a time on vectors: 36 products give 16 pixels of a 3x3
 // convolution or 4 of a 5x5 one, a quarter and a third of the multiplications. Both see patches of 6x6 pixels, so they
 // share points and the transform of the input. The matrices are those of Toom-Cook's construction (Lavin and Gray 2016;
-// Barabasz et al. 2020) at the points 0, r, -r, 1/r, -1/r and infinity with r = sqrt(1/2). The textbook points 0, 1, -1,
-// 2, -2 have rounder coefficients but about 3.5 times the error in float32: theirs reach from 1/24 to 8, these from 1/6
-// to 2.83.
+// Barabasz et al. 2020) at the points 0, r, -r, 1/r, -1/r and infinity with r = sqrt(1/2). The textbook points 0, 1,
+// -1, 2, -2 have rounder coefficients but about 3.5 times the error in float32: theirs reach from 1/24 to 8, these from
+// 1/6 to 2.83.
 #pragma once
 
 #include "common/vector.h"

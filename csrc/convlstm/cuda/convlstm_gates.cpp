@@ -1,7 +1,7 @@
 #include "convlstm/cuda/convlstm_gates.h"
 
-#include "convlstm/gates_operator.h"
 #include "common/current_stream.h"
+#include "convlstm/gates_operator.h"
 
 namespace rlv2v {
 namespace {

@@ -25,8 +25,12 @@ int launch_elements(const Op& op, int64_t count, void* stream) {
 
 }  // namespace
 
-int launch(const ConvLSTMGatesFwd<float>& op, int64_t count, void* stream) { return launch_elements(op, count, stream); }
-int launch(const ConvLSTMGatesBwd<float>& op, int64_t count, void* stream) { return launch_elements(op, count, stream); }
+int launch(const ConvLSTMGatesFwd<float>& op, int64_t count, void* stream) {
+  return launch_elements(op, count, stream);
+}
+int launch(const ConvLSTMGatesBwd<float>& op, int64_t count, void* stream) {
+  return launch_elements(op, count, stream);
+}
 int launch(const ConvLSTMGatesFwd<double>& op, int64_t count, void* stream) {
   return launch_elements(op, count, stream);
 }

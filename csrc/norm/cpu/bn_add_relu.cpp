@@ -1,8 +1,8 @@
 #include "norm/bn_add_relu.h"
 
 #include "norm/cpu/device.h"
-#include "norm/cpu/windows_simd.h"
 #include "norm/cpu/passes.h"
+#include "norm/cpu/windows_simd.h"
 
 namespace rlv2v {
 namespace {
@@ -112,8 +112,7 @@ struct OnCpu : BnOnCpu {
             RLV2V_BEST(bn_sum_windows(grad_sum + at, skip.windows(band), call.grad_skip + skip.low_offset(band)));
         });
       };
-      const BnGradAffines<T> grad_affines =
-          slice.grad_affines(0, run, layout.image(), add, call.norm, sums.get());
+      const BnGradAffines<T> grad_affines = slice.grad_affines(0, run, layout.image(), add, call.norm, sums.get());
       run([&](int64_t block) {
         const int64_t at = slice.offset(block);
         RLV2V_BEST(bn_grad_apply(grad_sum + at, call.x + at, grad_affines, slice.whole_block(), call.grad_x + at));

@@ -1,8 +1,8 @@
 #include "norm/bn_add_relu_pool.h"
 
 #include "norm/cpu/device.h"
-#include "norm/cpu/windows_simd.h"
 #include "norm/cpu/passes.h"
+#include "norm/cpu/windows_simd.h"
 
 namespace rlv2v {
 namespace {
@@ -89,12 +89,11 @@ struct OnCpu : BnOnCpu {
           RLV2V_BEST(bn_sums(grad_skip, call.x + band.at, affines.mean, band.rows, to));
         });
       };
-      const BnGradAffines<T> grad_affines =
-          slice.grad_affines(0, run, layout.image(), add, call.norm, sums.get());
+      const BnGradAffines<T> grad_affines = slice.grad_affines(0, run, layout.image(), add, call.norm, sums.get());
       run([&](int64_t block) {
         const int64_t at = slice.offset(block);
-        RLV2V_BEST(bn_grad_apply(call.grad_skip + at, call.x + at, grad_affines, slice.whole_block(),
-                                 call.grad_x + at));
+        RLV2V_BEST(
+            bn_grad_apply(call.grad_skip + at, call.x + at, grad_affines, slice.whole_block(), call.grad_x + at));
       });
     });
     reduce_norm_grads(layout, call.norm, sums.get(), call.grad_norm);

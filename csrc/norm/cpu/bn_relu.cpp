@@ -29,12 +29,11 @@ struct OnCpu : BnOnCpu {
         const int64_t at = slice.offset(block);
         RLV2V_BEST(bn_relu_sums(call.grad_y + at, call.x + at, affines, slice.whole_block(), to));
       };
-      const BnGradAffines<T> grad_affines =
-          slice.grad_affines(0, run, layout.image(), add, call.norm, sums.get());
+      const BnGradAffines<T> grad_affines = slice.grad_affines(0, run, layout.image(), add, call.norm, sums.get());
       run([&](int64_t block) {
         const int64_t at = slice.offset(block);
-        RLV2V_BEST(bn_relu_bwd(call.grad_y + at, call.x + at, affines, grad_affines, slice.whole_block(),
-                               call.grad_x + at));
+        RLV2V_BEST(
+            bn_relu_bwd(call.grad_y + at, call.x + at, affines, grad_affines, slice.whole_block(), call.grad_x + at));
       });
     });
     reduce_norm_grads(layout, call.norm, sums.get(), call.grad_norm);

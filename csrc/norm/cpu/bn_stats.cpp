@@ -10,9 +10,7 @@ struct OnCpu : BnOnCpu {
   template <class T>
   static void run(const BnStats<T>& call, const Tensor&) {
     const BnNorm<T> norm{nullptr, nullptr, call.mean, call.var, 0, false};
-    for_slices<T>(call.layout, [&](BnSlice<T>& slice, const auto& run) {
-      slice.measure_tensor(run, call.x, norm);
-    });
+    for_slices<T>(call.layout, [&](BnSlice<T>& slice, const auto& run) { slice.measure_tensor(run, call.x, norm); });
   }
 };
 

@@ -1,8 +1,8 @@
 // The normalization operators on a CPU.
 #pragma once
 
-#include "norm/tensors.h"
 #include "common/pooled.h"
+#include "norm/tensors.h"
 
 namespace rlv2v {
 

@@ -34,22 +34,20 @@ struct RunningSums {
 
 }  // namespace rlv2v
 
-#define RLV2V_BN(T)                                                                                                \
-  RLV2V_DECLARE_SIMD(void bn_moments(const T* x, BnBlock, RunningMoments&))                                        \
-  RLV2V_DECLARE_SIMD(void bn_apply(const T* x, const BnAffines<T>&, BnBlock, T* y))                                \
-  /* Sums of grad and grad (x - mean) over the rows. */                                                            \
-  RLV2V_DECLARE_SIMD(void bn_sums(const T* grad, const T* x, const T* mean, BnBlock, const RunningSums&))          \
-  /* grad_x may be grad. */                                                                                        \
-  RLV2V_DECLARE_SIMD(void bn_grad_apply(const T* grad, const T* x, const BnGradAffines<T>&, BnBlock, T* grad_x))   \
-  RLV2V_DECLARE_SIMD(void bn_relu_fwd(const T* x, const BnAffines<T>&, BnBlock, T* y))                             \
-  RLV2V_DECLARE_SIMD(void bn_relu_sums(const T* grad_y, const T* x, const BnAffines<T>&, BnBlock,                  \
-                                       const RunningSums&))                                                        \
-  RLV2V_DECLARE_SIMD(void bn_relu_bwd(const T* grad_y, const T* x, const BnAffines<T>&, const BnGradAffines<T>&,   \
-                                      BnBlock, T* grad_x))                                                         \
-  RLV2V_DECLARE_SIMD(void bn_add_relu_fwd(const T* x, const T* skip, const BnAffines<T>&, BnBlock, T* y))          \
-  /* The gradient before the ReLU that gave y, through a second normalization of y. */                             \
-  RLV2V_DECLARE_SIMD(void bn_again_relu_bwd(const T* grad_z, const T* y, const BnGradAffines<T>&, BnBlock,         \
-                                            T* grad_sum))
+#define RLV2V_BN(T)                                                                                                    \
+  RLV2V_DECLARE_SIMD(void bn_moments(const T* x, BnBlock, RunningMoments&))                                            \
+  RLV2V_DECLARE_SIMD(void bn_apply(const T* x, const BnAffines<T>&, BnBlock, T* y))                                    \
+  /* Sums of grad and grad (x - mean) over the rows. */                                                                \
+  RLV2V_DECLARE_SIMD(void bn_sums(const T* grad, const T* x, const T* mean, BnBlock, const RunningSums&))              \
+  /* grad_x may be grad. */                                                                                            \
+  RLV2V_DECLARE_SIMD(void bn_grad_apply(const T* grad, const T* x, const BnGradAffines<T>&, BnBlock, T* grad_x))       \
+  RLV2V_DECLARE_SIMD(void bn_relu_fwd(const T* x, const BnAffines<T>&, BnBlock, T* y))                                 \
+  RLV2V_DECLARE_SIMD(void bn_relu_sums(const T* grad_y, const T* x, const BnAffines<T>&, BnBlock, const RunningSums&)) \
+  RLV2V_DECLARE_SIMD(                                                                                                  \
+      void bn_relu_bwd(const T* grad_y, const T* x, const BnAffines<T>&, const BnGradAffines<T>&, BnBlock, T* grad_x)) \
+  RLV2V_DECLARE_SIMD(void bn_add_relu_fwd(const T* x, const T* skip, const BnAffines<T>&, BnBlock, T* y))              \
+  /* The gradient before the ReLU that gave y, through a second normalization of y. */                                 \
+  RLV2V_DECLARE_SIMD(void bn_again_relu_bwd(const T* grad_z, const T* y, const BnGradAffines<T>&, BnBlock, T* grad_sum))
 RLV2V_BN(float)
 RLV2V_BN(double)
 #undef RLV2V_BN

@@ -1,17 +1,17 @@
 // How the CPU implementations of the normalization operators go over a tensor. Every operator makes a few passes over a
 // slice (bn_layout.h): measure, apply, measure the result. A thread that takes whole slices finds each in its cache on
-// the second pass; where there is only one slice, all threads share its blocks in every pass. The sums of each block are
-// kept apart and added in order, so that results do not depend on the number of threads.
+// the second pass; where there is only one slice, all threads share its blocks in every pass. The sums of each block
+// are kept apart and added in order, so that results do not depend on the number of threads.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
 
+#include "common/scratch.h"
 #include "norm/affine.h"
 #include "norm/arguments.h"
 #include "norm/cpu/loops_simd.h"
-#include "common/scratch.h"
 
 namespace rlv2v {
 

@@ -3,9 +3,9 @@
 // Constants then stay in registers, and a reduction accumulates there too.
 #pragma once
 
+#include "common/vector.h"
 #include "norm/affine.h"
 #include "norm/cpu/loops_simd.h"
-#include "common/vector.h"
 
 namespace rlv2v::RLV2V_ISA {
 

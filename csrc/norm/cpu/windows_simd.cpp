@@ -153,12 +153,12 @@ void unpool(const T* grad_low, const uint8_t* index, const BnWindows& band, T* g
 
 }  // namespace
 
-#define RLV2V_DEFINE(T)                                                                             \
-  void bn_upsample(const T* low, const BnWindows& band, T* full) { upsample(low, band, full); }     \
-  void bn_sum_windows(const T* full, const BnWindows& band, T* low) { sum_windows(full, band, low); } \
+#define RLV2V_DEFINE(T)                                                                                        \
+  void bn_upsample(const T* low, const BnWindows& band, T* full) { upsample(low, band, full); }                \
+  void bn_sum_windows(const T* full, const BnWindows& band, T* low) { sum_windows(full, band, low); }          \
   void bn_pool(const T* full, const BnWindows& band, T* low, uint8_t* index) { pool(full, band, low, index); } \
-  void bn_unpool(const T* grad_low, const uint8_t* index, const BnWindows& band, T* grad_full) {    \
-    unpool(grad_low, index, band, grad_full);                                                       \
+  void bn_unpool(const T* grad_low, const uint8_t* index, const BnWindows& band, T* grad_full) {               \
+    unpool(grad_low, index, band, grad_full);                                                                  \
   }
 
 RLV2V_DEFINE(float)

@@ -1,5 +1,5 @@
-// The passes that compute y = relu(norm(x) + skip) anew: over points with a skip as large as x, over 2x2 windows with one
-// of half the height and width.
+// The passes that compute y = relu(norm(x) + skip) anew: over points with a skip as large as x, over 2x2 windows with
+// one of half the height and width.
 #pragma once
 
 #include "norm/cuda/passes.h"
@@ -125,8 +125,8 @@ struct BnAddReluSumsPass {
   }
 };
 
-// The gradient before the ReLU, which is that of a skip as large as x; of a low skip, the sum of each window. Returns the
-// sums for the gradient through the first normalization.
+// The gradient before the ReLU, which is that of a skip as large as x; of a low skip, the sum of each window. Returns
+// the sums for the gradient through the first normalization.
 template <class T>
 struct BnAddReluGradPass {
   using A = Wide<T>;
@@ -186,7 +186,8 @@ struct BnGradApplyPass {
     return in.load(access);
   }
   template <class Access, class Lanes>
-  __device__ BnNothing compute(const Access& access, const BnGradOperands<A, Access::L>& of, const Lanes& affine) const {
+  __device__ BnNothing compute(const Access& access, const BnGradOperands<A, Access::L>& of,
+                               const Lanes& affine) const {
     BnValues<A, 1, Access::L> values;
 #pragma unroll
     for (int l = 0; l < Access::L; ++l) values.at[0][l] = affine[l](of.grad.at[0][l], of.x.at[0][l]);

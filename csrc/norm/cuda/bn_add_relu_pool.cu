@@ -77,8 +77,8 @@ struct BnUnpoolOperands {
   BnValues<Wide<T>, 4, L> x;
 };
 
-// The gradient before the ReLU, which is that of the skip: in each window, at the place of the largest. Returns the sums
-// for the gradient through the first normalization.
+// The gradient before the ReLU, which is that of the skip: in each window, at the place of the largest. Returns the
+// sums for the gradient through the first normalization.
 template <class T>
 struct BnUnpoolPass {
   using A = Wide<T>;
@@ -134,16 +134,15 @@ int run_on_cuda(const BnAddReluPoolFwd<T>& call, const BnLaunch& on) {
 template <class T>
 int run_on_cuda(const BnAddReluPoolBwd<T>& call, const BnLaunch& on) {
   const BnLayout &layout = call.layout, low = pooled_layout(layout);
-  BnRunOnCuda<T> run(layout, on,
-                     {call.grad_z, call.x, call.largest, call.index, call.grad_x, call.grad_skip});
+  BnRunOnCuda<T> run(layout, on, {call.grad_z, call.x, call.largest, call.index, call.grad_x, call.grad_skip});
   const auto affines = run.affines(0, call.norm.given());
   const auto again = run.affines(1, call.again.given());
   run.points(low, BnSumsPass<T>{call.grad_z, call.largest, again});
   const auto through_again = run.grad_affines(1, low.count(), call.again, call.grad_again);
   // Outside all windows there is no gradient.
   if (layout.height % 2 != 0 || layout.width % 2 != 0) run.clear(call.grad_skip, layout.numel() * sizeof(T));
-  run.windows(layout, BnUnpoolPass<T>{call.grad_z, call.largest, call.index, call.x, call.grad_skip, affines,
-                                      through_again});
+  run.windows(layout,
+              BnUnpoolPass<T>{call.grad_z, call.largest, call.index, call.x, call.grad_skip, affines, through_again});
   const auto grad_affines = run.grad_affines(0, layout.count(), call.norm, call.grad_norm);
   run.points(layout, BnGradApplyPass<T>{{call.grad_skip, call.x}, call.grad_x, grad_affines});
   return run.error();

@@ -1,6 +1,6 @@
-#include "norm/cuda/device.h"
 #include "norm/bn_stats.h"
 #include "common/current_stream.h"
+#include "norm/cuda/device.h"
 
 namespace {
 using OnCuda = rlv2v::BnOnCuda<rlv2v::CurrentStream>;

@@ -21,8 +21,8 @@ int64_t multiprocessors() {
 }
 
 int64_t bn_workspace_bytes(const BnLayout& layout, int64_t processors) {
-  // A pass has at most kBnWaves blocks a processor and one block more for each tile of columns; a block has at most eight
-  // slots for each of its columns, of which there are at most 32.
+  // A pass has at most kBnWaves blocks a processor and one block more for each tile of columns; a block has at most
+  // eight slots for each of its columns, of which there are at most 32.
   const int64_t slots = layout.statistics(), of_blocks = kBnWaves * processors * 32 * 8;
   const int64_t of_slots = 2 * (sizeof(BnSums<double>) + 7 * sizeof(double)) + sizeof(BnPartial);
   return of_slots * slots + static_cast<int64_t>(sizeof(BnPartial)) * of_blocks;

@@ -26,8 +26,8 @@ struct BnOnCuda {
 
   template <class Call>
   static void run(const Call& call, const Tensor& x) {
-    STD_TORCH_CHECK(call.layout.count() < int64_t{1} << 31, "x must have less than 2^31 values behind a statistic; got ",
-                    call.layout.count());
+    STD_TORCH_CHECK(call.layout.count() < int64_t{1} << 31,
+                    "x must have less than 2^31 values behind a statistic; got ", call.layout.count());
     const Stream stream(x);
     const int64_t processors = multiprocessors();
     // The memory goes back to PyTorch's allocator at once, which hands it out again only to work queued after this.

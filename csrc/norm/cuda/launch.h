@@ -1,8 +1,8 @@
 // What a CUDA implementation of a normalization operator offers to its registration: no torch header, no CUDA header.
 #pragma once
 
-#include "norm/arguments.h"
 #include "common/half.h"
+#include "norm/arguments.h"
 
 namespace rlv2v {
 

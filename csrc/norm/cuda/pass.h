@@ -5,10 +5,10 @@
 
 #include <cuda_runtime.h>
 
+#include "common/half.h"
 #include "norm/affine.h"
 #include "norm/cuda/launch.h"
 #include "norm/cuda/tiling.h"
-#include "common/half.h"
 
 namespace rlv2v {
 
@@ -137,7 +137,8 @@ struct BnAccess<BnWindow, kLanes, kOneSlot> {
   __device__ void store_window_sums(T* to, const BnValues<Wide<T>, 4, L>& values) const {
     BnValues<Wide<T>, 1, L> sums;
 #pragma unroll
-    for (int i = 0; i < L; ++i) sums.at[0][i] = (values.at[0][i] + values.at[1][i]) + (values.at[2][i] + values.at[3][i]);
+    for (int i = 0; i < L; ++i)
+      sums.at[0][i] = (values.at[0][i] + values.at[1][i]) + (values.at[2][i] + values.at[3][i]);
     store_low(to, sums);
   }
 };

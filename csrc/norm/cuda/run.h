@@ -80,12 +80,12 @@ __global__ void __launch_bounds__(kMergeSlots* kMergeAlong)
     norm.var[statistic] = static_cast<Wide<T>>(all.m2 / all.count);
   }
   if (norm.weight != nullptr)
-    affines.set(slot, bn_affine(norm.weight[channel], norm.bias[channel], norm.mean[statistic], norm.var[statistic],
-                                norm.eps));
+    affines.set(
+        slot, bn_affine(norm.weight[channel], norm.bias[channel], norm.mean[statistic], norm.var[statistic], norm.eps));
 }
 
-// The constants of the gradient out of partial sums over `count` values, and where a channel has one slot, the gradients
-// of its weight and bias.
+// The constants of the gradient out of partial sums over `count` values, and where a channel has one slot, the
+// gradients of its weight and bias.
 template <class T>
 __global__ void __launch_bounds__(kMergeSlots* kMergeAlong)
     bn_finish_sums(const BnPartial* partials, uint32_t chunks, const BnLayout layout, int64_t count,
@@ -106,13 +106,14 @@ __global__ void __launch_bounds__(kMergeSlots* kMergeAlong)
 
 // Gradients of weight and bias out of the sums of every frame: a block for each channel.
 template <class T>
-__global__ void __launch_bounds__(kBnThreads) bn_sum_frames(const BnSums<double>* all, const BnLayout layout,
-                                                            const BnNorm<T> norm, const BnNormGrads<T> grads) {
+__global__ void __launch_bounds__(kBnThreads)
+    bn_sum_frames(const BnSums<double>* all, const BnLayout layout, const BnNorm<T> norm, const BnNormGrads<T> grads) {
   __shared__ BnSums<double> shared[kBnThreads];
   const int64_t channel = blockIdx.x, frames = layout.batch * layout.frames;
   BnSums<double> sums{};
   for (int64_t frame = threadIdx.x; frame < frames; frame += kBnThreads) {
-    const int64_t statistic = (frame / layout.frames * layout.channels + channel) * layout.frames + frame % layout.frames;
+    const int64_t statistic =
+        (frame / layout.frames * layout.channels + channel) * layout.frames + frame % layout.frames;
     const int64_t slot = layout.channels_last ? frame * layout.channels + channel : statistic;
     sums.merge({all[slot].grad, all[slot].grad_x * inverse_deviation(norm.var[statistic], norm.eps)});
   }
@@ -164,8 +165,7 @@ class BnRunOnCuda {
     BnSums<double>* sums = sums_ + which * slots_;
     launch(bn_finish_sums<T>, merge_blocks(), kMergeSlots * kMergeAlong, partials_, chunks_, layout_, count, norm, to,
            sums, grads);
-    if (layout_.per_frame)
-      launch(bn_sum_frames<T>, layout_.channels, kBnThreads, sums, layout_, norm, grads);
+    if (layout_.per_frame) launch(bn_sum_frames<T>, layout_.channels, kBnThreads, sums, layout_, norm, grads);
     return to;
   }
 

@@ -2,15 +2,15 @@
 // numbers at a time, all of one slot where channels are outermost, of as many neighbouring slots where they are
 // innermost, and stays with its slots: their constants and sums are in its registers.
 //
-// A block is `across` neighbouring columns (vectors of slots) by `along` threads that share the items of each, and takes
-// one chunk of them. An item is one vector, or the vectors of a row of 2x2 windows.
+// A block is `across` neighbouring columns (vectors of slots) by `along` threads that share the items of each, and
+// takes one chunk of them. An item is one vector, or the vectors of a row of 2x2 windows.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 
-#include "norm/layout.h"
 #include "common/portability.h"
+#include "norm/layout.h"
 
 namespace rlv2v {
 
@@ -42,9 +42,7 @@ struct BnColumns {
   int64_t width;       // slots of a column, and of a group the numbers from one to the next
   int64_t run_step;    // from run to run of a column
 
-  RLV2V_HD int64_t begin(int64_t column) const {
-    return column / per_group * group_step + column % per_group * width;
-  }
+  RLV2V_HD int64_t begin(int64_t column) const { return column / per_group * group_step + column % per_group * width; }
 };
 
 // `lanes`: numbers in a vector.

@@ -1,6 +1,6 @@
 // As much of the CUDA runtime as the project's kernels use, on a CPU: a compiler that finds this header first compiles
-// csrc/norm/cuda/*.cu as plain C++, and a launch runs the kernel there and then, block after block. The threads of a block are
-// fibers that run from one barrier to the next, in an order that changes at every barrier.
+// csrc/norm/cuda/*.cu as plain C++, and a launch runs the kernel there and then, block after block. The threads of a
+// block are fibers that run from one barrier to the next, in an order that changes at every barrier.
 #pragma once
 
 #include <ucontext.h>
