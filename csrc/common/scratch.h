@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "common/portability.h"
+
 namespace rlv2v {
 
 // A block of at least `bytes`, aligned to a cache line, contents undefined; throws std::bad_alloc.
@@ -15,23 +17,17 @@ void give_scratch(void* block);
 template <class T>
 class Scratch {
  public:
-  explicit Scratch(int64_t count) : data_(count > 0 ? static_cast<T*>(take_scratch(count * sizeof(T))) : nullptr) {}
-  ~Scratch() {
+  RLV2V_HD explicit Scratch(int64_t count)
+      : data_(count > 0 ? static_cast<T*>(take_scratch(count * sizeof(T))) : nullptr) {}
+  RLV2V_HD ~Scratch() {
     if (data_) give_scratch(data_);
   }
-  Scratch(Scratch&& other) noexcept : data_(other.data_) { other.data_ = nullptr; }
+  RLV2V_HD Scratch(Scratch&& other) noexcept : data_(other.data_) { other.data_ = nullptr; }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
 
   // Null when empty.
-  T* get() const { return data_; }
-
-  // Leaves the block to the caller, who gives it back.
-  T* release() {
-    T* data = data_;
-    data_ = nullptr;
-    return data;
-  }
+  RLV2V_HD T* get() const { return data_; }
 
  private:
   T* data_;

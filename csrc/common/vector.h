@@ -131,6 +131,7 @@ RLV2V_INLINE void transpose(Vec<T>* rows) {
 }
 
 RLV2V_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+RLV2V_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 RLV2V_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 template <class T>

@@ -1,6 +1,6 @@
 // Normalization of a channel by its mean and variance, the ReLU after it, and their gradients:
-//   z = (x - mean) scale + shift,   scale = weight / sqrt(var + eps),   shift = bias
-// The element-wise parts take a number or a vector of numbers, so that the CPU loop and the CUDA kernel share them.
+//   y = (x - mean) scale + shift,   scale = weight / sqrt(var + eps),   shift = bias
+// The element-wise parts take a number or a vector of numbers, so that the CPU loops and the CUDA kernels share them.
 #pragma once
 
 #include <cmath>
@@ -23,16 +23,16 @@ RLV2V_HD V relu_grad_of(V grad, V y) {
 }
 
 template <class V>
-struct BnAffine {
+struct Affine {
   V mean, scale, shift;
   RLV2V_HD V operator()(V x) const { return (x - mean) * scale + shift; }
 };
 
-// The gradient that reaches x, given that of z: linear in both, with coefficients fixed by two sums over the channel.
+// The gradient that reaches x, given that of y: linear in both, with coefficients fixed by two sums over the channel.
 template <class V>
-struct BnGradAffine {
-  V mean, of_grad, of_x, constant;
-  RLV2V_HD V operator()(V grad, V x) const { return of_grad * grad + of_x * (x - mean) + constant; }
+struct GradAffine {
+  V mean, grad_scale, x_scale, constant;
+  RLV2V_HD V operator()(V grad, V x) const { return grad_scale * grad + x_scale * (x - mean) + constant; }
 };
 
 // Mean and sum of squared deviations of `count` values. Merging is by Chan, Golub and LeVeque (1979): no difference of
@@ -50,12 +50,12 @@ struct Moments {
   }
 };
 
-// The sums over a channel that its gradients are made of: of grad_z, and of grad_z (x - mean).
+// The two sums over a channel that its gradients are made of: of the gradient, and of gradient times (x - mean).
 template <class T>
-struct BnSums {
+struct GradSums {
   T grad, grad_x;
 
-  RLV2V_HD void merge(const BnSums& other) {
+  RLV2V_HD void merge(const GradSums& other) {
     grad += other.grad;
     grad_x += other.grad_x;
   }
@@ -67,14 +67,14 @@ RLV2V_HD double inverse_deviation(T var, double eps) {
 }
 
 template <class T>
-RLV2V_HD BnAffine<T> bn_affine(T weight, T bias, double mean, double var, double eps) {
+RLV2V_HD Affine<T> affine_of(T weight, T bias, double mean, double var, double eps) {
   return {static_cast<T>(mean), static_cast<T>(weight * inverse_deviation(var, eps)), bias};
 }
 
-// `frozen`: mean and var are not those of x, and no gradient passes through them.
+// `count` values of x gave the sums. `frozen`: mean and var are not those of x, and no gradient passes through them.
 template <class T>
-RLV2V_HD BnGradAffine<T> bn_grad_affine(T weight, double mean, double var, double eps, BnSums<double> sums,
-                                        int64_t count, bool frozen) {
+RLV2V_HD GradAffine<T> grad_affine_of(T weight, double mean, double var, double eps, GradSums<double> sums,
+                                      int64_t count, bool frozen) {
   const double inverse = inverse_deviation(var, eps), scale = weight * inverse;
   if (frozen) return {static_cast<T>(mean), static_cast<T>(scale), T(0), T(0)};
   return {static_cast<T>(mean), static_cast<T>(scale),

@@ -1,97 +1,48 @@
-// The arguments of each normalization operator, as its CPU and its CUDA implementation take them: plain pointers, no
-// tensor. rlv2v_fast/ops/bn_*.py says what the operators compute.
+// What the arguments of all normalization operators have in common: plain pointers, no tensor, so that *_simd.cpp and
+// *.cu can read them. Each operator's header (bn_relu.h ...) adds its own struct, a "call".
 #pragma once
 
 #include <cstdint>
 
+#include "common/isa.h"
 #include "common/wide.h"
+#include "norm/affine.h"
 #include "norm/layout.h"
 
 namespace rlv2v {
 
-// weight and bias (C,); mean and var as many as the layout has statistics. Forward: frozen ones are read, others are
-// measured and written. Backward: always read, and frozen ones pass no gradient.
+// One normalization. weight and bias are (C,); mean and var have a number for each statistic of the layout. In a
+// forward call frozen ones are read, and others measured and written; in a backward call they are read, and frozen ones
+// pass no gradient.
 template <class T>
-struct BnNorm {
+struct Norm {
   const Wide<T>*weight, *bias;
   Wide<T>*mean, *var;
   double eps;
   bool frozen;
 
-  // The same with its statistics only to be read.
-  BnNorm given() const { return {weight, bias, mean, var, eps, true}; }
+  // The same with statistics that are only read.
+  Norm as_frozen() const { return {weight, bias, mean, var, eps, true}; }
 };
 
-// (C,), written.
+// Where the gradients of weight and bias go, (C,) each.
 template <class T>
-struct BnNormGrads {
+struct NormGrads {
   Wide<T>*weight, *bias;
 };
 
-template <class T>
-struct BnStats {
-  BnLayout layout;
-  const T* x;
-  Wide<T>*mean, *var;
-};
-
-// y = relu(norm(x))
-template <class T>
-struct BnReluFwd {
-  BnLayout layout;
-  const T* x;
-  BnNorm<T> norm;
-  T* y;
-};
-
-template <class T>
-struct BnReluBwd {
-  BnLayout layout;
-  const T *grad_y, *x;
-  BnNorm<T> norm;
-  T* grad_x;
-  BnNormGrads<T> grad_norm;
-};
-
-// y = relu(norm(x) + skip), z = again(y); z = y where `renormalize` is false. A low skip has half the height and width
-// and is repeated 2x2.
-template <class T>
-struct BnAddReluFwd {
-  BnLayout layout;
-  const T *x, *skip;
-  bool low_skip, renormalize;
-  BnNorm<T> norm, again;
-  T* z;
-};
-
-template <class T>
-struct BnAddReluBwd {
-  BnLayout layout;
-  const T *grad_z, *x, *skip;
-  bool low_skip, renormalize;
-  BnNorm<T> norm, again;
-  T *grad_x, *grad_skip;
-  BnNormGrads<T> grad_norm, grad_again;
-};
-
-// largest = the 2x2 maxima of relu(norm(x) + skip), index their places, z = again(largest). layout is that of x.
-template <class T>
-struct BnAddReluPoolFwd {
-  BnLayout layout;
-  const T *x, *skip;
-  BnNorm<T> norm, again;
-  T *z, *largest;
-  uint8_t* index;
-};
-
-template <class T>
-struct BnAddReluPoolBwd {
-  BnLayout layout;
-  const T *grad_z, *x, *largest;
-  const uint8_t* index;
-  BnNorm<T> norm, again;
-  T *grad_x, *grad_skip;
-  BnNormGrads<T> grad_norm, grad_again;
-};
+struct Launch;
 
 }  // namespace rlv2v
+
+// Declares what a room implements for a call: run() on a CPU, once per instruction set (norm/cpu/), and launch() on a
+// CUDA device, which returns a cudaError_t as int, 0 where all its kernels were queued (norm/cuda/).
+#define RLV2V_DECLARE_NORM_CALL(Call)               \
+  RLV2V_DECLARE_SIMD(void run(const Call<float>&))  \
+  RLV2V_DECLARE_SIMD(void run(const Call<double>&)) \
+  namespace rlv2v {                                 \
+  int launch(const Call<float>&, const Launch&);    \
+  int launch(const Call<double>&, const Launch&);   \
+  int launch(const Call<Half>&, const Launch&);     \
+  int launch(const Call<BFloat16>&, const Launch&); \
+  }

@@ -1,70 +1,94 @@
-// The operators bn_add_relu_pool_fwd and bn_add_relu_pool_bwd on a device (bn_op.h).
+// bn_add_relu_pool: largest = the maximum of each 2x2 window of relu(norm(x) + skip), index = its place in the window,
+// z = post_norm(largest). Odd heights and widths are rounded down.
 #pragma once
 
-#include "norm/tensors.h"
+#include "norm/operator.h"
 
 namespace rlv2v {
 
+// layout is that of x; z, largest and index have layout.halved().
+template <class T>
+struct BnAddReluPoolFwd {
+  NormLayout layout;
+  const T *x, *skip;
+  Norm<T> norm, post_norm;
+  T *z, *largest;
+  uint8_t* index;
+};
+
+template <class T>
+struct BnAddReluPoolBwd {
+  NormLayout layout;
+  const T *grad_z, *x, *largest;
+  const uint8_t* index;
+  Norm<T> norm, post_norm;
+  T *grad_x, *grad_skip;
+  NormGrads<T> grad_norm, grad_post_norm;
+};
+
 template <class Device>
-struct BnAddReluPoolOp {
+struct BnAddReluPool {
+  using Tensor = typename Device::Tensor;
+  using MaybeTensor = std::optional<Tensor>;
   using FwdResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
   using BwdResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
   static FwdResult fwd(const Tensor& x, const Tensor& skip, const Tensor& weight, const Tensor& bias,
-                       const MaybeTensor& mean, const MaybeTensor& var, double eps, const Tensor& weight_again,
-                       const Tensor& bias_again, const MaybeTensor& mean_again, const MaybeTensor& var_again,
-                       double eps_again, bool per_frame) {
-    const BnLayout layout = bn_layout(x, per_frame), low = layout.resized(layout.height / 2, layout.width / 2);
-    Tensor z = Device::like(x, low), largest = Device::like(x, low), index = Device::bytes_like(x, low);
-    BnNormTensors norm(x, weight, bias, mean, var, eps, per_frame);
-    BnNormTensors again(x, weight_again, bias_again, mean_again, var_again, eps_again, per_frame);
+                       const MaybeTensor& mean, const MaybeTensor& var, double eps, const Tensor& post_weight,
+                       const Tensor& post_bias, const MaybeTensor& post_mean, const MaybeTensor& post_var,
+                       double post_eps, bool per_frame) {
+    const NormLayout layout = layout_of(x, per_frame), low = layout.halved();
+    const Tensor z = Device::empty(x, low), largest = Device::empty(x, low), index = Device::empty_bytes(x, low);
+    const NormTensors<Device> norm(x, weight, bias, mean, var, eps, per_frame);
+    const NormTensors<Device> post_norm(x, post_weight, post_bias, post_mean, post_var, post_eps, per_frame);
     if (layout.numel() == 0) {
       norm.fill_nan_if_measured();
-      again.fill_nan_if_measured();
+      post_norm.fill_nan_if_measured();
     } else {
       Device::for_dtype(x, [&](auto zero) {
         using T = decltype(zero);
         Device::run(
-            BnAddReluPoolFwd<T>{layout, const_data<T>(x), const_data<T>(skip), norm.as<T>(), again.as<T>(),
-                                mutable_data<T>(z), mutable_data<T>(largest), index.mutable_data_ptr<uint8_t>()},
+            BnAddReluPoolFwd<T>{layout, const_data<T>(x), const_data<T>(skip), norm_of<T>(norm), norm_of<T>(post_norm),
+                                mutable_data<T>(z), mutable_data<T>(largest), mutable_data<uint8_t>(index)},
             x);
       });
     }
     return {z,
             largest,
             index,
-            norm.measured(norm.mean),
-            norm.measured(norm.var),
-            again.measured(again.mean),
-            again.measured(again.var)};
+            norm.measured_mean(),
+            norm.measured_var(),
+            post_norm.measured_mean(),
+            post_norm.measured_var()};
   }
 
   static BwdResult bwd(const Tensor& grad_z, const Tensor& x, const Tensor& largest, const Tensor& index,
                        const Tensor& weight, const Tensor& bias, const Tensor& mean, const Tensor& var, double eps,
-                       bool frozen, const Tensor& weight_again, const Tensor& bias_again, const Tensor& mean_again,
-                       const Tensor& var_again, double eps_again, bool frozen_again, bool per_frame) {
-    const BnLayout layout = bn_layout(x, per_frame);
-    Tensor grad_x = Device::like(x, layout), grad_skip = Device::like(x, layout);
-    Tensor grad_weight = torch::stable::empty_like(weight), grad_bias = torch::stable::empty_like(bias);
-    Tensor grad_weight_again = torch::stable::empty_like(weight_again);
-    Tensor grad_bias_again = torch::stable::empty_like(bias_again);
-    const BnNormTensors norm(weight, bias, mean, var, eps, frozen);
-    const BnNormTensors again(weight_again, bias_again, mean_again, var_again, eps_again, frozen_again);
+                       bool frozen, const Tensor& post_weight, const Tensor& post_bias, const Tensor& post_mean,
+                       const Tensor& post_var, double post_eps, bool post_frozen, bool per_frame) {
+    const NormLayout layout = layout_of(x, per_frame);
+    const Tensor grad_x = Device::empty(x, layout), grad_skip = Device::empty(x, layout);
+    const NormTensors<Device> norm(weight, bias, mean, var, eps, frozen);
+    const NormTensors<Device> post_norm(post_weight, post_bias, post_mean, post_var, post_eps, post_frozen);
+    const NormGradTensors<Device> grad_norm(x, layout.channels), grad_post_norm(x, layout.channels);
     if (layout.numel() == 0) {
-      zero({grad_weight, grad_bias, grad_weight_again, grad_bias_again});
+      grad_norm.fill_zero();
+      grad_post_norm.fill_zero();
     } else {
       Device::for_dtype(x, [&](auto zero) {
         using T = decltype(zero);
-        Device::run(
-            BnAddReluPoolBwd<T>{layout, const_data<T>(grad_z), const_data<T>(x), const_data<T>(largest),
-                                index.const_data_ptr<uint8_t>(), norm.as<T>(), again.as<T>(), mutable_data<T>(grad_x),
-                                mutable_data<T>(grad_skip), grads_to<T>(grad_weight, grad_bias),
-                                grads_to<T>(grad_weight_again, grad_bias_again)},
-            x);
+        Device::run(BnAddReluPoolBwd<T>{layout, const_data<T>(grad_z), const_data<T>(x), const_data<T>(largest),
+                                        const_data<uint8_t>(index), norm_of<T>(norm), norm_of<T>(post_norm),
+                                        mutable_data<T>(grad_x), mutable_data<T>(grad_skip), grads_of<T>(grad_norm),
+                                        grads_of<T>(grad_post_norm)},
+                    x);
       });
     }
-    return {grad_x, grad_skip, grad_weight, grad_bias, grad_weight_again, grad_bias_again};
+    return {grad_x, grad_skip, grad_norm.weight, grad_norm.bias, grad_post_norm.weight, grad_post_norm.bias};
   }
 };
 
 }  // namespace rlv2v
+
+RLV2V_DECLARE_NORM_CALL(BnAddReluPoolFwd)
+RLV2V_DECLARE_NORM_CALL(BnAddReluPoolBwd)

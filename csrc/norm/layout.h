@@ -1,9 +1,9 @@
-// How the values behind each statistic of a (B, C, T, H, W) tensor lie in memory. Statistics are over (B, T, H, W), or,
+// How the values behind each statistic of a tensor (B, C, T, H, W) lie in memory. A statistic is over (B, T, H, W), or,
 // per frame, over (H, W).
 //
-// A slice is what can be worked on alone: one statistic where channels are outermost, all channels (of one frame, if
-// per frame) where they are innermost (channels_last_3d). It consists of blocks, each a frame that is one run of
-// memory: H * W rows of `groups` numbers.
+// A slice is what one thread can work on alone: the values of one statistic where channels are outermost, and all
+// channels (of one frame, if per frame) where they are innermost (channels_last_3d). It consists of blocks. A block is
+// one frame and one run of memory: H * W rows of `groups` numbers each, where a group has its own statistic.
 #pragma once
 
 #include <cstdint>
@@ -12,11 +12,12 @@
 
 namespace rlv2v {
 
-struct BnLayout {
+struct NormLayout {
   int64_t batch, channels, frames, height, width;
   bool channels_last, per_frame;
 
   RLV2V_HD int64_t image() const { return height * width; }
+  // Neighbouring numbers that belong to different statistics: the channels, where they are innermost.
   RLV2V_HD int64_t groups() const { return channels_last ? channels : 1; }
   RLV2V_HD int64_t blocks() const { return per_frame ? 1 : batch * frames; }
   RLV2V_HD int64_t slices() const {
@@ -29,13 +30,14 @@ struct BnLayout {
   RLV2V_HD int64_t count() const { return blocks() * image(); }
   RLV2V_HD int64_t numel() const { return batch * channels * frames * image(); }
 
-  int64_t offset(int64_t slice, int64_t block) const {
+  // Distance in elements from the start of the tensor to a block of a slice.
+  RLV2V_HD int64_t offset(int64_t slice, int64_t block) const {
     // At most one of slice and block differs from zero.
     if (channels_last || per_frame) return (slice + block) * block_size();
     return ((block / frames * channels + slice) * frames + block % frames) * block_size();
   }
 
-  // Of a group of a slice: the place of its statistic in (C,) or (B, C, T), and of its weight in (C,).
+  // The number of a group's statistic in (C,) or (B, C, T), and of its weight in (C,).
   RLV2V_HD int64_t statistic(int64_t slice, int64_t group) const {
     if (!channels_last) return slice;
     return per_frame ? (slice / frames * channels + group) * frames + slice % frames : group;
@@ -45,13 +47,12 @@ struct BnLayout {
     return per_frame ? slice / frames % channels : slice;
   }
 
-  // The same tensor at half or double height and width.
-  BnLayout resized(int64_t new_height, int64_t new_width) const {
-    BnLayout other = *this;
-    other.height = new_height;
-    other.width = new_width;
-    return other;
+  // A tensor with the same batch, channels and frames, of another height and width.
+  RLV2V_HD NormLayout resized(int64_t new_height, int64_t new_width) const {
+    return {batch, channels, frames, new_height, new_width, channels_last, per_frame};
   }
+  // Half the height and width, rounded down: a pixel for each 2x2 window.
+  RLV2V_HD NormLayout halved() const { return resized(height / 2, width / 2); }
 };
 
 }  // namespace rlv2v

@@ -1,20 +1,9 @@
 // The operators convlstm_fwd and convlstm_bwd on the CPU, float and double; rlv2v_fast/ops/convlstm.py checks shapes.
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
-#include <tuple>
-#include <vector>
-
-#include "common/pooled.h"
+#include "convlstm/cpu/operators.h"
 #include "convlstm/cpu/sequence.h"
 
 namespace rlv2v {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using MaybeTensor = std::optional<Tensor>;
 
 template <class T>
 Frames<const T> sequence_of(const Tensor& x) {
@@ -56,19 +45,11 @@ ConvLSTMInputs<T> inputs_of(const Tensor& x, const Tensor& weight, const MaybeTe
           state_of<T>(c0)};
 }
 
-// Runs body(T{}) for the element type of x.
-template <class Body>
-void for_dtype(const Tensor& x, const Body& body) {
-  if (x.scalar_type() == ScalarType::Double)
-    body(double{});
-  else
-    body(float{});
-}
+}  // namespace
 
-using FwdResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
-
-FwdResult convlstm_fwd(const Tensor& x, const Tensor& weight_any, const MaybeTensor& bias_any, const MaybeTensor& h0,
-                       const MaybeTensor& c0, bool exact, bool save_cells, bool save_gates) {
+ConvLSTMResult convlstm_fwd(const Tensor& x, const Tensor& weight_any, const MaybeTensor& bias_any,
+                            const MaybeTensor& h0, const MaybeTensor& c0, bool exact, bool save_cells,
+                            bool save_gates) {
   const Tensor weight = torch::stable::contiguous(weight_any);
   const MaybeTensor bias = bias_any ? MaybeTensor(torch::stable::contiguous(*bias_any)) : MaybeTensor();
   const ConvLSTMShape s = shape_of(x, weight);
@@ -81,7 +62,7 @@ FwdResult convlstm_fwd(const Tensor& x, const Tensor& weight_any, const MaybeTen
   const Tensor gates =
       pooled(x, save_gates ? std::vector<int64_t>{steps, s.batch, s.height, s.width, 4 * s.hidden} : none);
   if (output.numel() == 0) return {output, h, c, cells, gates};
-  for_dtype(x, [&](auto zero) {
+  for_float_dtype(x, [&](auto zero) {
     using T = decltype(zero);
     convlstm_sequence_fwd<T>(
         inputs_of<T>(x, weight, bias, h0, c0, exact),
@@ -91,12 +72,11 @@ FwdResult convlstm_fwd(const Tensor& x, const Tensor& weight_any, const MaybeTen
   return {output, h, c, cells, gates};
 }
 
-using BwdResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
-
-BwdResult convlstm_bwd(const MaybeTensor& grad_output, const MaybeTensor& grad_h, const MaybeTensor& grad_c,
-                       const Tensor& x, const Tensor& weight_any, const MaybeTensor& bias_any, const MaybeTensor& h0,
-                       const MaybeTensor& c0, const Tensor& output, const Tensor& cells_any, const Tensor& gates_any,
-                       bool exact, bool need_x, bool need_weight, bool need_h0, bool need_c0) {
+ConvLSTMResult convlstm_bwd(const MaybeTensor& grad_output, const MaybeTensor& grad_h, const MaybeTensor& grad_c,
+                            const Tensor& x, const Tensor& weight_any, const MaybeTensor& bias_any,
+                            const MaybeTensor& h0, const MaybeTensor& c0, const Tensor& output, const Tensor& cells_any,
+                            const Tensor& gates_any, bool exact, bool need_x, bool need_weight, bool need_h0,
+                            bool need_c0) {
   const Tensor weight = torch::stable::contiguous(weight_any), cells = torch::stable::contiguous(cells_any),
                gates = torch::stable::contiguous(gates_any);
   const MaybeTensor bias = bias_any ? MaybeTensor(torch::stable::contiguous(*bias_any)) : MaybeTensor();
@@ -112,7 +92,7 @@ BwdResult convlstm_bwd(const MaybeTensor& grad_output, const MaybeTensor& grad_h
     torch::stable::zero_(grad_bias);
     return {grad_x, grad_weight, grad_bias, grad_h0, grad_c0};
   }
-  for_dtype(x, [&](auto zero) {
+  for_float_dtype(x, [&](auto zero) {
     using T = decltype(zero);
     ConvLSTMGrads<T> grads{};
     if (grad_output) grads.output = sequence_of<T>(*grad_output);
@@ -133,10 +113,4 @@ BwdResult convlstm_bwd(const MaybeTensor& grad_output, const MaybeTensor& grad_h
   return {grad_x, grad_weight, grad_bias, grad_h0, grad_c0};
 }
 
-}  // namespace
 }  // namespace rlv2v
-
-STABLE_TORCH_LIBRARY_IMPL(rlv2v_fast, CPU, m) {
-  m.impl("convlstm_fwd", TORCH_BOX(&rlv2v::convlstm_fwd));
-  m.impl("convlstm_bwd", TORCH_BOX(&rlv2v::convlstm_bwd));
-}

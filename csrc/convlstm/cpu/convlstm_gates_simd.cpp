@@ -1,33 +1,37 @@
-// Loops of convlstm_gates over the state elements [begin, end), compiled once per instruction set.
-#include <algorithm>
+#include "convlstm/convlstm_gates.h"
 
-#include "convlstm/cpu/convlstm_gates_simd.h"
+#include "common/parallel.h"
+#include "common/vector.h"
 
 namespace rlv2v::RLV2V_ISA {
 namespace {
 
-template <class Op>
-void for_elements(const Op& op, int64_t begin, int64_t end) {
-  int64_t row = begin / op.inner, column = begin % op.inner;
+// About the elements whose work repays waking a second thread.
+constexpr int64_t kGrain = 8192;
+
+template <class Functor>
+void over_range(const Functor& functor, int64_t begin, int64_t end) {
+  int64_t row = begin / functor.inner, column = begin % functor.inner;
   while (begin < end) {
-    const int64_t stop = std::min(op.inner, column + end - begin);
+    const int64_t stop = smaller(functor.inner, column + end - begin);
 #pragma GCC ivdep
-    for (int64_t j = column; j < stop; ++j) op(row, j);
+    for (int64_t j = column; j < stop; ++j) functor(row, j);
     begin += stop - column;
     column = 0;
     ++row;
   }
 }
 
+template <class Functor>
+void over_elements(const Functor& functor, int64_t count) {
+  parallel_for(0, count, kGrain, [&](int64_t begin, int64_t end) { over_range(functor, begin, end); });
+}
+
 }  // namespace
 
-void convlstm_gates_fwd(const ConvLSTMGatesFwd<float>& op, int64_t begin, int64_t end) { for_elements(op, begin, end); }
-void convlstm_gates_fwd(const ConvLSTMGatesFwd<double>& op, int64_t begin, int64_t end) {
-  for_elements(op, begin, end);
-}
-void convlstm_gates_bwd(const ConvLSTMGatesBwd<float>& op, int64_t begin, int64_t end) { for_elements(op, begin, end); }
-void convlstm_gates_bwd(const ConvLSTMGatesBwd<double>& op, int64_t begin, int64_t end) {
-  for_elements(op, begin, end);
-}
+void run(const ConvLSTMGatesFwd<float>& functor, int64_t count) { over_elements(functor, count); }
+void run(const ConvLSTMGatesFwd<double>& functor, int64_t count) { over_elements(functor, count); }
+void run(const ConvLSTMGatesBwd<float>& functor, int64_t count) { over_elements(functor, count); }
+void run(const ConvLSTMGatesBwd<double>& functor, int64_t count) { over_elements(functor, count); }
 
 }  // namespace rlv2v::RLV2V_ISA

@@ -1,23 +1,19 @@
-// The normalization operators on a CPU.
+// The Device (norm/operator.h) that runs the normalization operators on a CPU.
 #pragma once
 
-#include "common/pooled.h"
+#include "norm/operators.h"
 #include "norm/tensors.h"
 
 namespace rlv2v {
 
-struct BnOnCpu {
+struct CpuDevice : TorchTensors {
   template <class Body>
   static void for_dtype(const Tensor& x, const Body& body) {
-    if (x.scalar_type() == torch::headeronly::ScalarType::Double)
-      body(double{});
-    else
-      body(float{});
+    for_float_dtype(x, body);
   }
 
-  static Tensor like(const Tensor& x, const BnLayout& layout) {
-    if (layout.numel() * static_cast<int64_t>(x.element_size()) < kPooledBytes)
-      return empty_clip(x, layout, x.scalar_type());
+  static Tensor empty(const Tensor& x, const NormLayout& layout) {
+    if (layout.numel() * static_cast<int64_t>(x.element_size()) < kPooledBytes) return TorchTensors::empty(x, layout);
     const int64_t c = layout.channels, t = layout.frames, h = layout.height, w = layout.width;
     const std::vector<int64_t> sizes = {layout.batch, c, t, h, w};
     return pooled(x, sizes,
@@ -25,8 +21,10 @@ struct BnOnCpu {
                                        : std::vector<int64_t>{c * t * h * w, t * h * w, h * w, w, 1});
   }
 
-  static Tensor bytes_like(const Tensor& x, const BnLayout& layout) {
-    return empty_clip(x, layout, torch::headeronly::ScalarType::Byte);
+  // The implementation is in norm/cpu/*_simd.cpp.
+  template <class Call>
+  static void run(const Call& call, const Tensor&) {
+    RLV2V_BEST(run(call));
   }
 };
 

@@ -1,0 +1,14 @@
+// Registers every CPU operator; rlv2v_fast/ops/schemas.py declares them.
+#include <torch/csrc/stable/library.h>
+
+#include "convlstm/cpu/operators.h"
+#include "norm/cpu/device.h"
+
+STABLE_TORCH_LIBRARY_IMPL(rlv2v_fast, CPU, library) {
+  using namespace rlv2v;
+  library.impl("convlstm_fwd", TORCH_BOX(&convlstm_fwd));
+  library.impl("convlstm_bwd", TORCH_BOX(&convlstm_bwd));
+  library.impl("convlstm_gates_fwd", TORCH_BOX(&ConvLSTMGates<GatesOnCpu>::fwd));
+  library.impl("convlstm_gates_bwd", TORCH_BOX(&ConvLSTMGates<GatesOnCpu>::bwd));
+  register_norms<CpuDevice>(library);
+}
