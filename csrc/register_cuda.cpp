@@ -4,7 +4,6 @@
 #include "common/current_stream.h"
 #include "convlstm/cuda/operators.h"
 #include "norm/cuda/device.h"
-#include "norm/operators.h"
 
 STABLE_TORCH_LIBRARY_IMPL(rlv2v_fast, CUDA, library) {
   using namespace rlv2v;

@@ -31,7 +31,10 @@ struct NormGrads {
   Wide<T>*weight, *bias;
 };
 
-struct Launch;
+// An operator has at most two normalizations.
+enum Which { kNorm, kPostNorm };
+
+struct Launch;  // norm/cuda/launch.h
 
 }  // namespace rlv2v
 

@@ -10,9 +10,6 @@
 
 namespace rlv2v {
 
-// An operator has at most two normalizations.
-enum Which { kNorm, kPostNorm };
-
 // Constants of each group, in arrays padded to kPaddedGroups, so that vectors of them can be read whole.
 constexpr int64_t kPaddedGroups = 16;
 template <class T>
@@ -65,7 +62,7 @@ class Slice {
   const NormLayout layout_;
 
  private:
-  // Of each normalization: three arrays of AffineArrays, four of GradAffineArrays.
+  // For each normalization three arrays of AffineArrays and four of GradAffineArrays.
   static constexpr int kArrays = 7;
 
   T* array(Which which, int index) { return constants_.get() + (which * kArrays + index) * padded_; }

@@ -1,16 +1,18 @@
+#include "norm/bn_relu.h"
+
 #include "norm/cuda/passes.h"
 
 namespace rlv2v {
 namespace {
 
 template <class T>
-struct BnReluSumsPass {
+struct ReluSumsPass {
   using A = Wide<T>;
   static constexpr int kUnroll = 2;
-  BnGradInputs<T> in;
-  BnAffineSlots<A> affines;
+  GradInputs<T> in;
+  AffineSlots<A> affines;
 
-  using Constants = BnAffine<A>;
+  using Constants = Affine<A>;
   __device__ Constants constants(int64_t slot) const { return affines[slot]; }
 
   template <class Access>
@@ -18,13 +20,13 @@ struct BnReluSumsPass {
     return in.load(access);
   }
   template <class Access, class Lanes>
-  __device__ BnProducts<A, 1, Access::L> compute(const Access&, const BnGradOperands<A, Access::L>& of,
-                                                 const Lanes& affine) const {
-    BnProducts<A, 1, Access::L> products;
+  __device__ Products<A, 1, Access::L> compute(const Access&, const GradOperands<A, Access::L>& operands,
+                                               const Lanes& affine) const {
+    Products<A, 1, Access::L> products;
 #pragma unroll
     for (int l = 0; l < Access::L; ++l) {
-      const A value = of.x.at[0][l];
-      products.grad.at[0][l] = relu_grad_of(of.grad.at[0][l], affine[l](value));
+      const A value = operands.x.at[0][l];
+      products.grad.at[0][l] = relu_grad_of(operands.grad.at[0][l], affine[l](value));
       products.deviation.at[0][l] = value - affine[l].mean;
     }
     return products;
@@ -32,17 +34,17 @@ struct BnReluSumsPass {
 };
 
 template <class T>
-struct BnReluGradPass {
+struct ReluGradPass {
   using A = Wide<T>;
   static constexpr int kUnroll = 2;
-  BnGradInputs<T> in;
+  GradInputs<T> in;
   T* grad_x;
-  BnAffineSlots<A> affines;
-  BnGradAffineSlots<A> grad_affines;
+  AffineSlots<A> affines;
+  GradAffineSlots<A> grad_affines;
 
   struct Constants {
-    BnAffine<A> affine;
-    BnGradAffine<A> grad;
+    Affine<A> affine;
+    GradAffine<A> grad;
   };
   __device__ Constants constants(int64_t slot) const { return {affines[slot], grad_affines[slot]}; }
 
@@ -51,12 +53,13 @@ struct BnReluGradPass {
     return in.load(access);
   }
   template <class Access, class Lanes>
-  __device__ BnNothing compute(const Access& access, const BnGradOperands<A, Access::L>& of, const Lanes& lanes) const {
-    BnValues<A, 1, Access::L> values;
+  __device__ Nothing compute(const Access& access, const GradOperands<A, Access::L>& operands,
+                             const Lanes& lanes) const {
+    Values<A, 1, Access::L> values;
 #pragma unroll
     for (int l = 0; l < Access::L; ++l) {
-      const A value = of.x.at[0][l];
-      values.at[0][l] = lanes[l].grad(relu_grad_of(of.grad.at[0][l], lanes[l].affine(value)), value);
+      const A value = operands.x.at[0][l];
+      values.at[0][l] = lanes[l].grad(relu_grad_of(operands.grad.at[0][l], lanes[l].affine(value)), value);
     }
     access.store(grad_x, values);
     return {};
@@ -64,28 +67,28 @@ struct BnReluGradPass {
 };
 
 template <class T>
-int run_on_cuda(const BnReluFwd<T>& call, const BnLaunch& on) {
-  BnRunOnCuda<T> run(call.layout, on, {call.x, call.y});
-  const auto affines = affines_of(run, call.layout, call.x, 0, call.norm);
-  run.points(call.layout, BnApplyPass<T, true>{call.x, call.y, affines});
-  return run.error();
+int fwd(const BnReluFwd<T>& call, const Launch& on) {
+  PassQueue<T> queue(call.layout, on, {call.x, call.y});
+  const auto affines = affines_of(queue, call.layout, call.x, kNorm, call.norm);
+  queue.points(call.layout, ApplyPass<T, true>{call.x, call.y, affines});
+  return queue.error();
 }
 
 template <class T>
-int run_on_cuda(const BnReluBwd<T>& call, const BnLaunch& on) {
-  const BnLayout& layout = call.layout;
-  BnRunOnCuda<T> run(layout, on, {call.grad_y, call.x, call.grad_x});
-  const BnGradInputs<T> in{call.grad_y, call.x};
-  const auto affines = run.affines(0, call.norm.given());
-  run.points(layout, BnReluSumsPass<T>{in, affines});
-  const auto grad_affines = run.grad_affines(0, layout.count(), call.norm, call.grad_norm);
-  run.points(layout, BnReluGradPass<T>{in, call.grad_x, affines, grad_affines});
-  return run.error();
+int bwd(const BnReluBwd<T>& call, const Launch& on) {
+  const NormLayout& layout = call.layout;
+  PassQueue<T> queue(layout, on, {call.grad_y, call.x, call.grad_x});
+  const GradInputs<T> in{call.grad_y, call.x};
+  const auto affines = queue.affines(kNorm, call.norm.as_frozen());
+  queue.points(layout, ReluSumsPass<T>{in, affines});
+  const auto grad_affines = queue.grad_affines(kNorm, layout.count(), call.norm, call.grad_norm);
+  queue.points(layout, ReluGradPass<T>{in, call.grad_x, affines, grad_affines});
+  return queue.error();
 }
 
 }  // namespace
 
-RLV2V_BN_DEFINE_LAUNCH(BnReluFwd)
-RLV2V_BN_DEFINE_LAUNCH(BnReluBwd)
+RLV2V_DEFINE_NORM_LAUNCH(BnReluFwd, fwd)
+RLV2V_DEFINE_NORM_LAUNCH(BnReluBwd, bwd)
 
 }  // namespace rlv2v

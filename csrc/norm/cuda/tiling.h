@@ -1,9 +1,13 @@
-// How the threads of a CUDA grid share a tensor (bn_layout.h). Every statistic has a slot; a thread takes a vector of
-// numbers at a time, all of one slot where channels are outermost, of as many neighbouring slots where they are
-// innermost, and stays with its slots: their constants and sums are in its registers.
+// How the threads of a CUDA grid share a tensor (norm/layout.h).
 //
-// A block is `across` neighbouring columns (vectors of slots) by `along` threads that share the items of each, and
-// takes one chunk of them. An item is one vector, or the vectors of a row of 2x2 windows.
+// The statistics are numbered in the order in which their values come in memory; this number is a statistic's slot. A
+// thread takes a vector of numbers at a time. Where channels are outermost, all numbers of a vector have one slot;
+// where channels are innermost, they have as many neighbouring slots. A thread stays with its slots, so that their
+// constants and sums are in its registers.
+//
+// A column is all vectors with the same slots. The vectors of a column, or the vectors of its rows of 2x2 windows, are
+// its items. A block of threads is `across` neighbouring columns by `along` threads, which share a chunk of the items
+// of each column.
 #pragma once
 
 #include <algorithm>
@@ -14,11 +18,17 @@
 
 namespace rlv2v {
 
-constexpr int kBnThreads = 256;
+// Threads of a block.
+constexpr int kThreads = 256;
 // Blocks for each multiprocessor: enough to fill it, few enough that merging their sums costs little.
-constexpr int64_t kBnWaves = 4;
+constexpr int64_t kWaves = 4;
 
-// Division by an invariant, of numbers below 2^31: Granlund and Montgomery (1994).
+// The sums over a slot's items in one chunk: count, mean and m2 of Moments, or zero and the two sums of GradSums.
+struct Partial {
+  double count, first, second;
+};
+
+// Division of numbers below 2^31 by a divisor that is used many times: Granlund and Montgomery (1994).
 class Divisor {
  public:
   Divisor() = default;
@@ -34,31 +44,32 @@ class Divisor {
   uint32_t divisor_ = 1, magic_ = 1, shift_ = 0;
 };
 
-// The numbers of a column: where those of one slot, or of neighbouring slots, lie in a tensor.
-struct BnColumns {
-  int64_t columns;     // in all
-  int64_t per_group;   // columns that start `width` numbers after one another; then comes the next group
-  int64_t group_step;  // from group to group
-  int64_t width;       // slots of a column, and of a group the numbers from one to the next
-  int64_t run_step;    // from run to run of a column
+// Where columns lie in a tensor. Distances are in elements.
+struct Columns {
+  int64_t columns;       // all of them
+  int64_t per_slice;     // columns of a slice
+  int64_t slice_stride;  // from the first column of a slice to that of the next
+  int64_t stride;        // from one column of a slice to the next: the slots of a column
+  int64_t run_stride;    // from one run of a column to its next: a column may be many runs of memory
 
-  RLV2V_HD int64_t begin(int64_t column) const { return column / per_group * group_step + column % per_group * width; }
+  RLV2V_HD int64_t begin(int64_t column) const {
+    return column / per_slice * slice_stride + column % per_slice * stride;
+  }
 };
 
 // `lanes`: numbers in a vector.
-inline BnColumns columns_of(const BnLayout& layout, int lanes) {
+inline Columns columns_of(const NormLayout& layout, int lanes) {
   const int64_t frames = layout.per_frame ? 1 : layout.frames;
   if (!layout.channels_last) {
     const int64_t run = frames * layout.image();
     return {layout.statistics(), 1, run, 0, layout.channels * run};
   }
-  const int64_t groups = layout.per_frame ? layout.batch * layout.frames : 1;
-  const int64_t per_group = layout.channels / lanes;
-  return {groups * per_group, per_group, layout.count() * layout.channels, lanes, 0};
+  const int64_t per_slice = layout.channels / lanes;
+  return {layout.slices() * per_slice, per_slice, layout.count() * layout.channels, lanes, 0};
 }
 
-struct BnTiling {
-  BnColumns full;
+struct Tiling {
+  Columns full;
   uint32_t items;        // of a column
   uint32_t chunk_items;  // of a block
   uint32_t chunks;
@@ -71,41 +82,41 @@ struct BnTiling {
     this->items = static_cast<uint32_t>(items);
     along = 1;
     if (one_slot) {
-      while (along < kBnThreads && along < items) along *= 2;
-      across = kBnThreads / along;
+      while (along < kThreads && along < items) along *= 2;
+      across = kThreads / along;
     } else {
       // As many neighbours as are not wasted: at most a quarter of the threads has no column.
       across = 32;
       while (across > 1 && 3 * ((full.columns + across - 1) / across * across) > 4 * full.columns) across /= 2;
-      along = kBnThreads / across;
+      along = kThreads / across;
     }
     const int64_t tiles = (full.columns + across - 1) / across, step = static_cast<int64_t>(along) * unroll;
     const int64_t most = (items + step - 1) / step;
-    const int64_t wanted = std::clamp<int64_t>((kBnWaves * processors + tiles - 1) / tiles, 1, most);
+    const int64_t wanted = std::clamp<int64_t>((kWaves * processors + tiles - 1) / tiles, 1, most);
     chunk_items = static_cast<uint32_t>((most + wanted - 1) / wanted * step);
     chunks = static_cast<uint32_t>((items + chunk_items - 1) / chunk_items);
   }
 };
 
-// One vector of a tensor.
-struct BnPoint {
-  int64_t at;
+// One vector of a tensor, and where it begins.
+struct Point {
+  int64_t full;
 };
 
-struct BnPoints : BnTiling {
-  using Item = BnPoint;
+struct PointTiling : Tiling {
+  using Item = Point;
 
   Divisor run_items;
   uint32_t items_in_run;
-  int64_t item_step;
+  int64_t item_stride;
 
-  BnPoints(const BnLayout& layout, int lanes, int unroll, int64_t processors) {
+  PointTiling(const NormLayout& layout, int lanes, int unroll, int64_t processors) {
     full = columns_of(layout, lanes);
     const bool one_slot = !layout.channels_last;
     const int64_t count = one_slot ? layout.count() / lanes : layout.count();
     items_in_run = static_cast<uint32_t>(one_slot && !layout.per_frame ? count / layout.batch : count);
     run_items = Divisor(items_in_run);
-    item_step = one_slot ? lanes : layout.channels;
+    item_stride = one_slot ? lanes : layout.channels;
     share(count, unroll, one_slot, processors);
   }
 
@@ -114,43 +125,44 @@ struct BnPoints : BnTiling {
   };
   RLV2V_HD Start start(int64_t column) const { return {full.begin(column)}; }
 
-  RLV2V_HD BnPoint item(const Start& start, uint32_t number) const {
+  RLV2V_HD Point item(const Start& start, uint32_t number) const {
     const uint32_t run = run_items(number);
-    return {start.full + run * full.run_step + (number - run * items_in_run) * item_step};
+    return {start.full + run * full.run_stride + (number - run * items_in_run) * item_stride};
   }
 };
 
-// A row of 2x2 windows in a tensor, and the row of as many numbers in one of half its height and width.
-struct BnWindow {
-  int64_t at, low;
-  int64_t down, right;  // in the large tensor, to the next row and to the next pixel
+// A row of 2x2 windows: where it begins in the full tensor, and where its pixels begin in the low one, which has half
+// the height and width.
+struct Window {
+  int64_t full, low;
+  int64_t row_stride, column_stride;  // in the full tensor, from a pixel to the one below it and to the one beside it
 };
 
-// Odd heights and widths are floored.
-struct BnWindows2x2 : BnTiling {
-  using Item = BnWindow;
+// Odd heights and widths are rounded down.
+struct WindowTiling : Tiling {
+  using Item = Window;
 
-  BnColumns half;
+  Columns low;
   Divisor run_items, row_items, frame_rows;
   uint32_t items_in_run, items_in_row, rows_in_frame;
   int64_t height, width, low_width;
-  int64_t unit;     // from pixel to pixel
+  int64_t pixel_stride;
   int64_t windows;  // in an item
 
-  BnWindows2x2(const BnLayout& layout, int lanes, int unroll, int64_t processors) {
-    const BnLayout low = layout.resized(layout.height / 2, layout.width / 2);
+  WindowTiling(const NormLayout& layout, int lanes, int unroll, int64_t processors) {
+    const NormLayout low_layout = layout.halved();
     const bool one_slot = !layout.channels_last;
     full = columns_of(layout, lanes);
-    half = columns_of(low, lanes);
+    low = columns_of(low_layout, lanes);
     height = layout.height;
     width = layout.width;
-    low_width = low.width;
-    unit = one_slot ? 1 : layout.channels;
+    low_width = low_layout.width;
+    pixel_stride = one_slot ? 1 : layout.channels;
     windows = one_slot && lanes > 1 ? lanes / 2 : 1;
-    const int64_t count = low.count() / windows;
+    const int64_t count = low_layout.count() / windows;
     items_in_run = static_cast<uint32_t>(one_slot && !layout.per_frame ? count / layout.batch : count);
-    items_in_row = static_cast<uint32_t>(low.width / windows);
-    rows_in_frame = static_cast<uint32_t>(low.height);
+    items_in_row = static_cast<uint32_t>(low_layout.width / windows);
+    rows_in_frame = static_cast<uint32_t>(low_layout.height);
     run_items = Divisor(items_in_run);
     row_items = Divisor(items_in_row);
     frame_rows = Divisor(rows_in_frame);
@@ -158,17 +170,18 @@ struct BnWindows2x2 : BnTiling {
   }
 
   struct Start {
-    int64_t full, half;
+    int64_t full, low;
   };
-  RLV2V_HD Start start(int64_t column) const { return {full.begin(column), half.begin(column)}; }
+  RLV2V_HD Start start(int64_t column) const { return {full.begin(column), low.begin(column)}; }
 
-  RLV2V_HD BnWindow item(const Start& start, uint32_t number) const {
+  RLV2V_HD Window item(const Start& start, uint32_t number) const {
     const uint32_t run = run_items(number), in_run = number - run * items_in_run;
     const uint32_t row = row_items(in_run), frame = frame_rows(row);
     const int64_t column = (in_run - row * items_in_row) * windows;
     const int64_t full_row = frame * height + 2 * (row - frame * rows_in_frame);
-    return {start.full + run * full.run_step + (full_row * width + 2 * column) * unit,
-            start.half + run * half.run_step + (row * low_width + column) * unit, width * unit, unit};
+    return {start.full + run * full.run_stride + (full_row * width + 2 * column) * pixel_stride,
+            start.low + run * low.run_stride + (row * low_width + column) * pixel_stride, width * pixel_stride,
+            pixel_stride};
   }
 };
 
