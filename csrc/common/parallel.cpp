@@ -9,4 +9,6 @@ void run_in_parallel(int64_t begin, int64_t end, int64_t grain, void (*body)(con
   torch::stable::parallel_for(begin, end, grain, [&](int64_t first, int64_t last) { body(context, first, last); });
 }
 
+int64_t thread_count() { return torch::stable::get_num_threads(); }
+
 }  // namespace rlv2v

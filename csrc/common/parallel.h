@@ -22,4 +22,7 @@ RLV2V_HD void parallel_for(int64_t begin, int64_t end, int64_t grain, const Body
   run_in_parallel(begin, end, grain, call, &body);
 }
 
+// Threads of a parallel loop at most.
+int64_t thread_count();
+
 }  // namespace rlv2v

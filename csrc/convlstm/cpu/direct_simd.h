@@ -1,14 +1,14 @@
 // The ConvLSTM steps as direct convolutions: any odd kernel, float or double, in the order of summation of a plain
-// convolution. Ranges are tasks of ConvLSTMBlocks; scratch holds the given number of elements for one caller.
+// convolution. Ranges are tiles of ConvLSTMTiling; scratch holds the given number of elements for one caller.
 #pragma once
 
 #include "convlstm/cpu/steps.h"
 
 #define RLV2V_CONVLSTM_DIRECT(T)                                                                                       \
-  RLV2V_DECLARE_SIMD(int64_t direct_fwd_scratch(const ConvLSTMStep<T>&, const ConvLSTMBlocks&))                        \
-  RLV2V_DECLARE_SIMD(void direct_fwd(const ConvLSTMStep<T>&, const ConvLSTMBlocks&, int64_t, int64_t, T* scratch))     \
-  RLV2V_DECLARE_SIMD(int64_t direct_bwd_scratch(const ConvLSTMGradStep<T>&, const ConvLSTMBlocks&))                    \
-  RLV2V_DECLARE_SIMD(void direct_bwd(const ConvLSTMGradStep<T>&, const ConvLSTMBlocks&, int64_t, int64_t, T* scratch)) \
+  RLV2V_DECLARE_SIMD(int64_t direct_fwd_scratch(const ConvLSTMStep<T>&, const ConvLSTMTiling&))                        \
+  RLV2V_DECLARE_SIMD(void direct_fwd(const ConvLSTMStep<T>&, const ConvLSTMTiling&, int64_t, int64_t, T* scratch))     \
+  RLV2V_DECLARE_SIMD(int64_t direct_bwd_scratch(const ConvLSTMGradStep<T>&, const ConvLSTMTiling&))                    \
+  RLV2V_DECLARE_SIMD(void direct_bwd(const ConvLSTMGradStep<T>&, const ConvLSTMTiling&, int64_t, int64_t, T* scratch)) \
   /* Weight gradients of the frames [frame, frame + frames), in two phases over shared scratch: prepare lays out the   \
      frames of its range, accumulate adds their products to its units of `sums`. */                                    \
   RLV2V_DECLARE_SIMD(int64_t direct_weight_scratch(const ConvLSTMGradWeight<T>&, int64_t frames))                      \

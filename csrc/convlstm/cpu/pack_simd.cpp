@@ -29,9 +29,9 @@ struct ForwardLanes {
   int64_t vectors() const { return 4 * vectors_for<T>(shape.hidden); }
   int64_t depth() const { return shape.inputs(); }
   LaneFilters<T> at(int64_t vector, int64_t depth_index) const {
-    const int64_t stride = shape.inputs() * shape.taps(), block = vector / 4, gate = vector % 4;
-    return {weight + (gate * shape.hidden + block * kLanes<T>)*stride + depth_index * shape.taps(), stride,
-            lanes_of<T>(block, shape.hidden)};
+    const int64_t stride = shape.inputs() * shape.taps(), hidden_vector = vector / 4, gate = vector % 4;
+    return {weight + (gate * shape.hidden + hidden_vector * kLanes<T>)*stride + depth_index * shape.taps(), stride,
+            lanes_of<T>(hidden_vector, shape.hidden)};
   }
   int64_t tap(int64_t t) const { return t; }
 };
@@ -48,44 +48,44 @@ struct TransposedLanes {
   LaneFilters<T> at(int64_t vector, int64_t depth_index) const {
     const int64_t hidden = vectors_for<T>(shape.hidden);
     const bool is_h = vector < hidden;
-    const int64_t block = is_h ? vector : vector - hidden;
-    const int64_t channel = (is_h ? shape.channels : 0) + block * kLanes<T>;
+    const int64_t index = is_h ? vector : vector - hidden;
+    const int64_t channel = (is_h ? shape.channels : 0) + index * kLanes<T>;
     return {weight + (depth_index * shape.inputs() + channel) * shape.taps(), shape.taps(),
-            lanes_of<T>(block, is_h ? shape.hidden : shape.channels)};
+            lanes_of<T>(index, is_h ? shape.hidden : shape.channels)};
   }
   int64_t tap(int64_t t) const { return shape.taps() - 1 - t; }
 };
 
-// (group, tap, depth, lanes of the group)
+// (panel, tap, depth, lanes of the panel)
 template <class T, class Lanes>
 void pack_taps(const Lanes& lanes, int64_t begin, int64_t end, T* to) {
   const int64_t total = lanes.vectors(), depth = lanes.depth(), taps = lanes.shape.taps();
-  for (int64_t first = 0; first < total; first += group_vectors(first, total)) {
-    const int64_t vectors = group_vectors(first, total), width = vectors * kLanes<T>;
-    T* group = to + first * kLanes<T> * taps * depth;
+  for (int64_t first = 0; first < total; first += panel_vectors(first, total)) {
+    const int64_t vectors = panel_vectors(first, total), width = vectors * kLanes<T>;
+    T* panel = to + first * kLanes<T> * taps * depth;
     for (int64_t d = begin; d < end; ++d)
       for (int64_t v = 0; v < vectors; ++v) {
         const LaneFilters<T> filters = lanes.at(first + v, d);
         for (int64_t t = 0; t < taps; ++t)
-          store(group + (t * depth + d) * width + v * kLanes<T>, gather_tap(filters, lanes.tap(t)));
+          store(panel + (t * depth + d) * width + v * kLanes<T>, gather_tap(filters, lanes.tap(t)));
       }
   }
 }
 
-// (group, position, depth, lanes of the group)
+// (panel, position, depth, lanes of the panel)
 template <int kTaps, class Lanes>
 void pack_positions(const Lanes& lanes, int64_t begin, int64_t end, float* to) {
   const int64_t total = lanes.vectors(), depth = lanes.depth();
-  for (int64_t first = 0; first < total; first += group_vectors(first, total)) {
-    const int64_t vectors = group_vectors(first, total), width = vectors * kLanes<float>;
-    float* group = to + first * kLanes<float> * kPositions * depth;
+  for (int64_t first = 0; first < total; first += panel_vectors(first, total)) {
+    const int64_t vectors = panel_vectors(first, total), width = vectors * kLanes<float>;
+    float* panel = to + first * kLanes<float> * kPositions * depth;
     for (int64_t d = begin; d < end; ++d)
       for (int64_t v = 0; v < vectors; ++v) {
         const LaneFilters<float> filters = lanes.at(first + v, d);
         Vec<float> taps[kTaps * kTaps], positions[kPositions];
         for (int t = 0; t < kTaps * kTaps; ++t) taps[t] = gather_tap(filters, lanes.tap(t));
         transform_both<kTaps, kPatch>(taps, positions, filter_transform<kTaps, Vec<float>>);
-        for (int k = 0; k < kPositions; ++k) store(group + (k * depth + d) * width + v * kLanes<float>, positions[k]);
+        for (int k = 0; k < kPositions; ++k) store(panel + (k * depth + d) * width + v * kLanes<float>, positions[k]);
       }
   }
 }
@@ -159,11 +159,12 @@ void copy_rows_of(const ConvLSTMFrameCopy<T>& copy, int64_t begin, int64_t end) 
 
 template <class T>
 void pack_bias_of(const ConvLSTMShape& shape, const T* bias, T* to) {
-  for (int64_t block = 0; block < vectors_for<T>(shape.hidden); ++block)
+  for (int64_t hidden_vector = 0; hidden_vector < vectors_for<T>(shape.hidden); ++hidden_vector)
     for (int64_t gate = 0; gate < 4; ++gate) {
-      const Vec<T> v =
-          bias ? load_part(bias + gate * shape.hidden + block * kLanes<T>, lanes_of<T>(block, shape.hidden)) : Vec<T>{};
-      store(to + (block * 4 + gate) * kLanes<T>, v);
+      const Vec<T> v = bias ? load_part(bias + gate * shape.hidden + hidden_vector * kLanes<T>,
+                                        lanes_of<T>(hidden_vector, shape.hidden))
+                            : Vec<T>{};
+      store(to + (hidden_vector * 4 + gate) * kLanes<T>, v);
     }
 }
 

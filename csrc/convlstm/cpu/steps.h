@@ -60,13 +60,13 @@ struct ConvLSTMGradWeight {
   const T* grad_gates;
 };
 
-// How the direct kernels cut an image: a task is rows x columns pixels of one frame.
-struct ConvLSTMBlocks {
+// How the direct kernels cut images into tiles: each is rows x columns pixels of one frame.
+struct ConvLSTMTiling {
   int64_t rows, columns;
 
   RLV2V_HD int64_t down(const ConvLSTMShape& s) const { return (s.height + rows - 1) / rows; }
   RLV2V_HD int64_t across(const ConvLSTMShape& s) const { return (s.width + columns - 1) / columns; }
-  RLV2V_HD int64_t tasks(const ConvLSTMShape& s) const { return s.batch * down(s) * across(s); }
+  RLV2V_HD int64_t tiles(const ConvLSTMShape& s) const { return s.batch * down(s) * across(s); }
 };
 
 // A strided image to or from NHWC; strides in elements.

@@ -12,9 +12,9 @@ namespace {
 using V = Vec<float>;
 constexpr int kWidth = kLanes<float>;
 
-// The transformed tiles of one block and their products: about L2, though anything from 0.4 to 4 MB measures the same,
+// The transformed tiles of one bundle and their products: about L2, though anything from 0.4 to 4 MB measures the same,
 // since the products stream weights either way.
-constexpr int64_t kBlockBytes = 1200 * 1024;
+constexpr int64_t kBundleBytes = 1200 * 1024;
 constexpr int64_t kMinTiles = kTileRows, kMaxTiles = 48;
 
 struct Tile {
@@ -30,17 +30,17 @@ Tile tile_of(const ConvLSTMShape& s, int64_t index) {
 // Channels of one transformed tile: vectors are stored whole, so the last may spill into room left for it.
 int64_t tile_stride(int64_t channels) { return ceil_div(channels, kWidth) * kWidth + kWidth; }
 
-int64_t tiles_per_block(int64_t channels, int64_t products) {
-  const int64_t tiles = kBlockBytes / (kPositions * (tile_stride(channels) + products) * (int64_t)sizeof(float));
+int64_t tiles_per_bundle(int64_t channels, int64_t products) {
+  const int64_t tiles = kBundleBytes / (kPositions * (tile_stride(channels) + products) * (int64_t)sizeof(float));
   return tiles < kMinTiles ? kMinTiles : smaller(tiles, kMaxTiles);
 }
 
-// Splits [begin, end) into equal blocks of at most `most` tiles and calls body(first, count).
+// Splits [begin, end) into equal bundles of at most `most` tiles and calls body(first, count).
 template <class Body>
-RLV2V_INLINE void for_blocks(int64_t begin, int64_t end, int64_t most, const Body& body) {
-  int64_t blocks = ceil_div(end - begin, most);
-  for (; begin < end; --blocks) {
-    const int64_t count = ceil_div(end - begin, blocks);
+RLV2V_INLINE void for_bundles(int64_t begin, int64_t end, int64_t most, const Body& body) {
+  int64_t bundles = ceil_div(end - begin, most);
+  for (; begin < end; --bundles) {
+    const int64_t count = ceil_div(end - begin, bundles);
     body(begin, count);
     begin += count;
   }
@@ -129,17 +129,17 @@ RLV2V_INLINE void transform_outputs(const float* products, int64_t plane, V* pix
   for (int i = 0; i < kTile<kTaps>; ++i) output_transform<kTaps>(half + i * kPatch, 1, pixels + i * kTile<kTaps>, 1);
 }
 
-// products[position][tile][lanes] = inputs[position][tile][depth] . packed[position][depth][lanes of the group]
+// products[position][tile][lanes] = inputs[position][tile][depth] . packed[position][depth][lanes of the panel]
 void multiply_positions(const float* inputs, int64_t stride, int64_t tiles, int64_t depth, const float* packed,
                         int64_t packed_depth, int vectors, float* products, int64_t products_row) {
   for (int64_t k = 0; k < kPositions; ++k) {
     TileProduct<float> q{};
     q.a = inputs + k * tiles * stride;
-    q.a_row = stride;
+    q.a_row_stride = stride;
     q.b = packed + k * packed_depth * vectors * kWidth;
-    q.b_step = vectors * kWidth;
+    q.b_depth_stride = vectors * kWidth;
     q.out = products + k * tiles * products_row;
-    q.out_row = products_row;
+    q.out_row_stride = products_row;
     q.rows = tiles;
     q.depth = depth;
     q.segments = 1;
@@ -155,24 +155,24 @@ RLV2V_INLINE void for_pixels(const ConvLSTMShape& s, const Tile& tile, const Bod
       body((tile.frame * s.height + tile.y + i) * s.width + tile.x + j, i * kTile<kTaps> + j);
 }
 
-int64_t fwd_tiles(const ConvLSTMShape& s) { return tiles_per_block(s.inputs(), 4 * kWidth); }
+int64_t fwd_tiles(const ConvLSTMShape& s) { return tiles_per_bundle(s.inputs(), 4 * kWidth); }
 
 template <int kTaps>
-void fwd_tile(const ConvLSTMStep<float>& step, const Tile& tile, int64_t hidden_block, const float* products,
+void fwd_tile(const ConvLSTMStep<float>& step, const Tile& tile, int64_t hidden_vector, const float* products,
               int64_t plane) {
   V gates[4][kTile<kTaps> * kTile<kTaps>];
   for (int g = 0; g < 4; ++g) transform_outputs<kTaps>(products + g * kWidth, plane, gates[g]);
-  const float* b = step.bias + hidden_block * 4 * kWidth;
+  const float* b = step.bias + hidden_vector * 4 * kWidth;
   const V bias[4] = {load(b), load(b + kWidth), load(b + 2 * kWidth), load(b + 3 * kWidth)};
-  const int64_t lanes = lanes_of<float>(hidden_block, step.shape.hidden);
+  const int64_t lanes = lanes_of<float>(hidden_vector, step.shape.hidden);
   for_pixels<kTaps>(step.shape, tile, [&](int64_t pixel, int64_t p) {
-    update_state<float>(step, pixel, hidden_block * kWidth, lanes, gates[0][p] + bias[0], gates[1][p] + bias[1],
+    update_state<float>(step, pixel, hidden_vector * kWidth, lanes, gates[0][p] + bias[0], gates[1][p] + bias[1],
                         gates[2][p] + bias[2], gates[3][p] + bias[3]);
   });
 }
 
 template <int kTaps>
-void fwd_block(const ConvLSTMStep<float>& step, int64_t first, int64_t tiles, float* scratch) {
+void fwd_bundle(const ConvLSTMStep<float>& step, int64_t first, int64_t tiles, float* scratch) {
   const ConvLSTMShape& s = step.shape;
   const int64_t stride = tile_stride(s.inputs()), row = 4 * kWidth;
   float* products = scratch + kPositions * tiles * stride;
@@ -182,20 +182,20 @@ void fwd_block(const ConvLSTMStep<float>& step, int64_t first, int64_t tiles, fl
     // After x, whose last vector may have spilled here.
     if (step.h) transform_inputs<kTaps>(s, step.h, s.hidden, tile, scratch + n * stride + s.channels, tiles * stride);
   }
-  for (int64_t hidden_block = 0; hidden_block < vectors_for<float>(s.hidden); ++hidden_block) {
+  for (int64_t hidden_vector = 0; hidden_vector < vectors_for<float>(s.hidden); ++hidden_vector) {
     for (int v = 0; v < 4; v += kTileVectors)
       multiply_positions(scratch, stride, tiles, step.h ? s.inputs() : s.channels,
-                         step.weight + (hidden_block * 4 + v) * kWidth * kPositions * s.inputs(), s.inputs(),
+                         step.weight + (hidden_vector * 4 + v) * kWidth * kPositions * s.inputs(), s.inputs(),
                          kTileVectors, products + v * kWidth, row);
     for (int64_t n = 0; n < tiles; ++n)
-      fwd_tile<kTaps>(step, tile_of<kTaps>(s, first + n), hidden_block, products + n * row, tiles * row);
+      fwd_tile<kTaps>(step, tile_of<kTaps>(s, first + n), hidden_vector, products + n * row, tiles * row);
   }
 }
 
-int64_t bwd_tiles(const ConvLSTMShape& s) { return tiles_per_block(4 * s.hidden, kTileVectors * kWidth); }
+int64_t bwd_tiles(const ConvLSTMShape& s) { return tiles_per_bundle(4 * s.hidden, kTileVectors * kWidth); }
 
 template <int kTaps>
-void bwd_block(const ConvLSTMGradStep<float>& step, int64_t first, int64_t tiles, float* scratch) {
+void bwd_bundle(const ConvLSTMGradStep<float>& step, int64_t first, int64_t tiles, float* scratch) {
   const ConvLSTMShape& s = step.shape;
   const int64_t depth = 4 * s.hidden, stride = tile_stride(depth), total = grad_vectors(step);
   float* products = scratch + kPositions * tiles * stride;
@@ -203,8 +203,8 @@ void bwd_block(const ConvLSTMGradStep<float>& step, int64_t first, int64_t tiles
   for (int64_t n = 0; n < tiles && recurrent; ++n)
     transform_inputs<kTaps>(s, step.grad_gates_next, depth, tile_of<kTaps>(s, first + n), scratch + n * stride,
                             tiles * stride);
-  for (int64_t v = 0; v < total; v += group_vectors(v, total)) {
-    const int vectors = group_vectors(v, total);
+  for (int64_t v = 0; v < total; v += panel_vectors(v, total)) {
+    const int vectors = panel_vectors(v, total);
     const int64_t row = vectors * kWidth;
     if (recurrent)
       multiply_positions(scratch, stride, tiles, depth, step.weight + v * kWidth * kPositions * depth, depth, vectors,
@@ -221,7 +221,7 @@ void bwd_block(const ConvLSTMGradStep<float>& step, int64_t first, int64_t tiles
 }
 
 // Weight gradients. Scratch holds the transformed inputs (position, tile, C + K), then the transformed gate gradients
-// (position and one more, group, tile, lanes of the group). The sums are (position, group, C + K, lanes of the group),
+// (position and one more, panel, tile, lanes of the panel). The sums are (position, panel, C + K, lanes of the panel),
 // then the bias gradient (4K rounded up to vectors).
 int64_t gate_vectors(const ConvLSTMShape& s) { return vectors_for<float>(4 * s.hidden); }
 int64_t weight_sums(const ConvLSTMShape& s) { return kPositions * gate_vectors(s) * kWidth * s.inputs(); }
@@ -238,8 +238,8 @@ void weight_tile(const ConvLSTMGradWeight<float>& grad, const Tile& tile, int64_
   transform_inputs<kTaps>(s, grad.h, s.hidden, tile, scratch + n * stride + s.channels, tiles * stride);
   float* panels = scratch + kPositions * tiles * stride;
   const auto place = [&](int64_t vector) {
-    const int64_t first = group_of(vector, total);
-    return panels + (first * tiles + n * group_vectors(first, total) + vector - first) * kWidth;
+    const int64_t first = panel_of(vector, total);
+    return panels + (first * tiles + n * panel_vectors(first, total) + vector - first) * kWidth;
   };
   const int64_t plane = total * tiles * kWidth;
   transform_pixels<kTile<kTaps>>(s, grad.grad_gates + tile.frame * s.height * s.width * channels, channels, tile.y,
@@ -262,17 +262,17 @@ void sum_bias(const float* panel, int64_t tiles, int64_t vectors, float* sums) {
   }
 }
 
-// A unit is one position and one group.
+// A unit is one position and one panel.
 void weight_unit(const ConvLSTMShape& s, int64_t tiles, int64_t unit, const float* scratch, float* sums) {
-  const int64_t stride = tile_stride(s.inputs()), total = gate_vectors(s), groups = group_count(total);
-  const int64_t k = unit / groups, first = group_first(unit % groups, total), vectors = group_vectors(first, total);
+  const int64_t stride = tile_stride(s.inputs()), total = gate_vectors(s), panels = panel_count(total);
+  const int64_t k = unit / panels, first = panel_first(unit % panels, total), vectors = panel_vectors(first, total);
   TileProduct<float> q{};
   q.a = scratch + k * tiles * stride;
-  q.a_step = stride;
+  q.a_depth_stride = stride;
   q.b = scratch + kPositions * tiles * stride + (k * total + first) * tiles * kWidth;
-  q.b_step = vectors * kWidth;
+  q.b_depth_stride = vectors * kWidth;
   q.out = sums + (k * total + first) * kWidth * s.inputs();
-  q.out_row = vectors * kWidth;
+  q.out_row_stride = vectors * kWidth;
   q.rows = s.inputs();
   q.depth = tiles;
   q.segments = 1;
@@ -285,7 +285,7 @@ void weight_unit(const ConvLSTMShape& s, int64_t tiles, int64_t unit, const floa
 // The filter gradients of one input channel and one vector of lanes of the gates.
 template <int kTaps>
 void finish_vector(const ConvLSTMShape& s, const float* sums, int64_t channel, int64_t vector, float* grad_weight) {
-  const int64_t total = gate_vectors(s), first = group_of(vector, total), width = group_vectors(first, total) * kWidth;
+  const int64_t total = gate_vectors(s), first = panel_of(vector, total), width = panel_vectors(first, total) * kWidth;
   const float* from = sums + first * kWidth * s.inputs() + channel * width + (vector - first) * kWidth;
   V positions[kPositions], taps[kTaps * kTaps];
   for (int k = 0; k < kPositions; ++k) positions[k] = load(from + k * total * kWidth * s.inputs());
@@ -313,8 +313,8 @@ int64_t winograd_fwd_scratch(const ConvLSTMStep<float>& step) {
 
 void winograd_fwd(const ConvLSTMStep<float>& step, int64_t begin, int64_t end, float* scratch) {
   for_kernel(step.shape, [&](auto taps) {
-    for_blocks(begin, end, fwd_tiles(step.shape),
-               [&](int64_t first, int64_t tiles) { fwd_block<taps.value>(step, first, tiles, scratch); });
+    for_bundles(begin, end, fwd_tiles(step.shape),
+                [&](int64_t first, int64_t tiles) { fwd_bundle<taps.value>(step, first, tiles, scratch); });
   });
 }
 
@@ -324,8 +324,8 @@ int64_t winograd_bwd_scratch(const ConvLSTMGradStep<float>& step) {
 
 void winograd_bwd(const ConvLSTMGradStep<float>& step, int64_t begin, int64_t end, float* scratch) {
   for_kernel(step.shape, [&](auto taps) {
-    for_blocks(begin, end, bwd_tiles(step.shape),
-               [&](int64_t first, int64_t tiles) { bwd_block<taps.value>(step, first, tiles, scratch); });
+    for_bundles(begin, end, bwd_tiles(step.shape),
+                [&](int64_t first, int64_t tiles) { bwd_bundle<taps.value>(step, first, tiles, scratch); });
   });
 }
 
@@ -335,7 +335,7 @@ int64_t winograd_weight_scratch(const ConvLSTMShape& s, int64_t tiles) {
 
 int64_t winograd_weight_sums(const ConvLSTMShape& s) { return weight_sums(s) + gate_vectors(s) * kWidth; }
 
-int64_t winograd_weight_units(const ConvLSTMShape& s) { return kPositions * group_count(gate_vectors(s)); }
+int64_t winograd_weight_units(const ConvLSTMShape& s) { return kPositions * panel_count(gate_vectors(s)); }
 
 void winograd_weight_prepare(const ConvLSTMGradWeight<float>& grad, int64_t first, int64_t tiles, int64_t begin,
                              int64_t end, float* scratch) {

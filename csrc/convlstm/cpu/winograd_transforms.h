@@ -22,40 +22,40 @@ constexpr float kNear3 = 0.35355339059327376f, kFar3 = 2.82842712474619010f;
 
 // B^T: 6 input samples to 6 positions.
 template <class V>
-RLV2V_INLINE void input_transform(const V* in, int in_step, V* out, int out_step) {
-  const V a = in[0], b = in[in_step], c = in[2 * in_step], d = in[3 * in_step], e = in[4 * in_step],
-          f = in[5 * in_step];
+RLV2V_INLINE void input_transform(const V* in, int in_stride, V* out, int out_stride) {
+  const V a = in[0], b = in[in_stride], c = in[2 * in_stride], d = in[3 * in_stride], e = in[4 * in_stride],
+          f = in[5 * in_stride];
   const V even = e - 2.0f * c, odd = d - 2.0f * b, even2 = e - 0.5f * c, odd2 = d - 0.5f * b;
   out[0] = a + (e - 2.5f * c);
-  out[out_step] = even + kNear * odd;
-  out[2 * out_step] = even - kNear * odd;
-  out[3 * out_step] = even2 + kFar * odd2;
-  out[4 * out_step] = even2 - kFar * odd2;
-  out[5 * out_step] = b + (f - 2.5f * d);
+  out[out_stride] = even + kNear * odd;
+  out[2 * out_stride] = even - kNear * odd;
+  out[3 * out_stride] = even2 + kFar * odd2;
+  out[4 * out_stride] = even2 - kFar * odd2;
+  out[5 * out_stride] = b + (f - 2.5f * d);
 }
 
 // A^T: 6 positions to the kTile<kTaps> output samples.
 template <int kTaps, class V>
-RLV2V_INLINE void output_transform(const V* in, int in_step, V* out, int out_step) {
-  const V sum = in[in_step] + in[2 * in_step], difference = in[in_step] - in[2 * in_step];
-  const V sum2 = in[3 * in_step] + in[4 * in_step], difference2 = in[3 * in_step] - in[4 * in_step];
+RLV2V_INLINE void output_transform(const V* in, int in_stride, V* out, int out_stride) {
+  const V sum = in[in_stride] + in[2 * in_stride], difference = in[in_stride] - in[2 * in_stride];
+  const V sum2 = in[3 * in_stride] + in[4 * in_stride], difference2 = in[3 * in_stride] - in[4 * in_stride];
   out[0] = in[0] + (sum + sum2);
-  out[out_step] = kNear * difference + kFar * difference2;
+  out[out_stride] = kNear * difference + kFar * difference2;
   if constexpr (kTaps == 3) {
-    out[2 * out_step] = 0.5f * sum + 2.0f * sum2;
-    out[3 * out_step] = in[5 * in_step] + (kNear3 * difference + kFar3 * difference2);
+    out[2 * out_stride] = 0.5f * sum + 2.0f * sum2;
+    out[3 * out_stride] = in[5 * in_stride] + (kNear3 * difference + kFar3 * difference2);
   } else {
-    out[out_step] += in[5 * in_step];
+    out[out_stride] += in[5 * in_stride];
   }
 }
 
 // A: kTile<kTaps> output gradients to 6 positions.
 template <int kTaps, class V>
-RLV2V_INLINE void output_transform_transposed(const V* in, int in_step, V* out, int out_step) {
-  const V a = in[0], b = in[in_step];
+RLV2V_INLINE void output_transform_transposed(const V* in, int in_stride, V* out, int out_stride) {
+  const V a = in[0], b = in[in_stride];
   V even = a, odd = kNear * b, even2 = a, odd2 = kFar * b, last = b;
   if constexpr (kTaps == 3) {
-    const V c = in[2 * in_step], d = in[3 * in_step];
+    const V c = in[2 * in_stride], d = in[3 * in_stride];
     even += 0.5f * c;
     odd += kNear3 * d;
     even2 += 2.0f * c;
@@ -63,20 +63,20 @@ RLV2V_INLINE void output_transform_transposed(const V* in, int in_step, V* out, 
     last = d;
   }
   out[0] = a;
-  out[out_step] = even + odd;
-  out[2 * out_step] = even - odd;
-  out[3 * out_step] = even2 + odd2;
-  out[4 * out_step] = even2 - odd2;
-  out[5 * out_step] = last;
+  out[out_stride] = even + odd;
+  out[2 * out_stride] = even - odd;
+  out[3 * out_stride] = even2 + odd2;
+  out[4 * out_stride] = even2 - odd2;
+  out[5 * out_stride] = last;
 }
 
 // G: kTaps filter taps to 6 positions.
 template <int kTaps, class V>
-RLV2V_INLINE void filter_transform(const V* in, int in_step, V* out, int out_step) {
-  const V a = in[0], b = in[in_step], c = in[2 * in_step];
+RLV2V_INLINE void filter_transform(const V* in, int in_stride, V* out, int out_stride) {
+  const V a = in[0], b = in[in_stride], c = in[2 * in_stride];
   V even = a + 0.5f * c, odd = kNear * b, even2 = a + 2.0f * c, odd2 = kFar * b, last = c;
   if constexpr (kTaps == 5) {
-    const V d = in[3 * in_step], e = in[4 * in_step];
+    const V d = in[3 * in_stride], e = in[4 * in_stride];
     even += 0.25f * e;
     odd += kNear3 * d;
     even2 += 4.0f * e;
@@ -84,28 +84,28 @@ RLV2V_INLINE void filter_transform(const V* in, int in_step, V* out, int out_ste
     last = e;
   }
   out[0] = a;
-  out[out_step] = (even + odd) * (-2.0f / 3);
-  out[2 * out_step] = (even - odd) * (-2.0f / 3);
-  out[3 * out_step] = (even2 + odd2) * (1.0f / 6);
-  out[4 * out_step] = (even2 - odd2) * (1.0f / 6);
-  out[5 * out_step] = last;
+  out[out_stride] = (even + odd) * (-2.0f / 3);
+  out[2 * out_stride] = (even - odd) * (-2.0f / 3);
+  out[3 * out_stride] = (even2 + odd2) * (1.0f / 6);
+  out[4 * out_stride] = (even2 - odd2) * (1.0f / 6);
+  out[5 * out_stride] = last;
 }
 
 // G^T: 6 positions to kTaps filter gradients.
 template <int kTaps, class V>
-RLV2V_INLINE void filter_transform_transposed(const V* in, int in_step, V* out, int out_step) {
-  const V sum = (in[in_step] + in[2 * in_step]) * (-2.0f / 3);
-  const V difference = (in[in_step] - in[2 * in_step]) * (-2.0f / 3);
-  const V sum2 = (in[3 * in_step] + in[4 * in_step]) * (1.0f / 6);
-  const V difference2 = (in[3 * in_step] - in[4 * in_step]) * (1.0f / 6);
+RLV2V_INLINE void filter_transform_transposed(const V* in, int in_stride, V* out, int out_stride) {
+  const V sum = (in[in_stride] + in[2 * in_stride]) * (-2.0f / 3);
+  const V difference = (in[in_stride] - in[2 * in_stride]) * (-2.0f / 3);
+  const V sum2 = (in[3 * in_stride] + in[4 * in_stride]) * (1.0f / 6);
+  const V difference2 = (in[3 * in_stride] - in[4 * in_stride]) * (1.0f / 6);
   out[0] = in[0] + sum + sum2;
-  out[out_step] = kNear * difference + kFar * difference2;
-  out[2 * out_step] = 0.5f * sum + 2.0f * sum2;
+  out[out_stride] = kNear * difference + kFar * difference2;
+  out[2 * out_stride] = 0.5f * sum + 2.0f * sum2;
   if constexpr (kTaps == 3) {
-    out[2 * out_step] += in[5 * in_step];
+    out[2 * out_stride] += in[5 * in_stride];
   } else {
-    out[3 * out_step] = kNear3 * difference + kFar3 * difference2;
-    out[4 * out_step] = in[5 * in_step] + (0.25f * sum + 4.0f * sum2);
+    out[3 * out_stride] = kNear3 * difference + kFar3 * difference2;
+    out[4 * out_stride] = in[5 * in_stride] + (0.25f * sum + 4.0f * sum2);
   }
 }
 
