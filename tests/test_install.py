@@ -115,6 +115,22 @@ echo '#$ LIBRARIES=  "-L/opt/cuda/lib/stubs" "-L/opt/a b/lib"' >&2
     assert refusal == "true --dryrun did not tell its INCLUDES"
 
 
+def test_every_native_source_is_compiled_under_a_name_of_its_own():
+    program = """if True:
+        import pathlib, setuptools
+        setuptools.setup = lambda **_: None
+        import setup
+        for objects in (setup.cpu_objects(pathlib.Path("torch")), setup.cuda_objects(pathlib.Path("torch"))):
+            names = [item.name for item in objects]
+            assert len(set(names)) == len(names), sorted(names)
+            for item in objects:
+                print(item.source.relative_to(setup.ROOT))
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    sources = {str(path.relative_to(ROOT)) for suffix in ("cpp", "cu") for path in (ROOT / "csrc").rglob(f"*.{suffix}")}
+    assert set(done.stdout.split()) == sources - {"csrc/bindings.cpp"}
+
+
 def test_a_missing_library_has_a_reason(monkeypatch, tmp_path):
     monkeypatch.setattr(extension, "_FOLDER", tmp_path)
     extension._load.cache_clear()

@@ -1,5 +1,5 @@
-// Sigmoid and tanh, branch-free so that a compiler can vectorize loops around them, exact to about one unit in the last
-// place, and NaN in gives NaN out. exp and tanh follow the Cephes single-precision minimax polynomials.
+// Sigmoid and tanh of a number, exact to about one unit in the last place; NaN gives NaN. They have no branches, so
+// that a compiler can vectorize loops around them. exp and tanh follow the Cephes single-precision minimax polynomials.
 #pragma once
 
 #include <cmath>

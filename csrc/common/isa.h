@@ -1,4 +1,5 @@
-// Picks, at run time, among the copies of a *_simd.cpp file that setup.py compiled for each instruction set.
+// Instruction sets: setup.py compiles every *_simd.cpp once for each, in a namespace of its own, and at run time the
+// copy for this processor is called.
 #pragma once
 
 #include <cstdlib>
@@ -8,7 +9,7 @@ namespace rlv2v {
 
 enum class Isa { baseline, avx2, avx512 };
 
-// What this processor runs best; RLV2V_FAST_ISA=baseline|avx2 lowers it, so that one machine can test every copy.
+// The best that this processor runs. RLV2V_FAST_ISA=baseline|avx2 lowers it, so that one machine can test every copy.
 inline Isa host_isa() {
   static const Isa isa = [] {
     Isa best = Isa::baseline;
@@ -28,7 +29,8 @@ inline Isa host_isa() {
 
 }  // namespace rlv2v
 
-// Declares `signature` in the namespace of every instruction set; RLV2V_BEST(name) is the copy for this processor.
+// RLV2V_DECLARE_SIMD(declaration) declares a function in the namespace of every instruction set, and RLV2V_BEST(call)
+// calls the copy for this processor.
 #ifdef RLV2V_X86
 #define RLV2V_DECLARE_SIMD(declaration) \
   namespace rlv2v::baseline {           \
@@ -40,14 +42,14 @@ inline Isa host_isa() {
   namespace rlv2v::avx512 {             \
   declaration;                          \
   }
-#define RLV2V_BEST(name)                                               \
-  (::rlv2v::host_isa() == ::rlv2v::Isa::avx512 ? ::rlv2v::avx512::name \
-   : ::rlv2v::host_isa() == ::rlv2v::Isa::avx2 ? ::rlv2v::avx2::name   \
-                                               : ::rlv2v::baseline::name)
+#define RLV2V_BEST(call)                                               \
+  (::rlv2v::host_isa() == ::rlv2v::Isa::avx512 ? ::rlv2v::avx512::call \
+   : ::rlv2v::host_isa() == ::rlv2v::Isa::avx2 ? ::rlv2v::avx2::call   \
+                                               : ::rlv2v::baseline::call)
 #else
 #define RLV2V_DECLARE_SIMD(declaration) \
   namespace rlv2v::baseline {           \
   declaration;                          \
   }
-#define RLV2V_BEST(name) ::rlv2v::baseline::name
+#define RLV2V_BEST(call) ::rlv2v::baseline::call
 #endif

@@ -8,6 +8,9 @@
 
 namespace rlv2v {
 
+// The grain of cheap loops: about the elements whose work repays waking a second thread.
+constexpr int64_t kElementGrain = 8192;
+
 // Calls body(context, first, last) for ranges that together are [begin, end). A thread gets at least `grain` indices,
 // so that a short loop wakes no second one.
 void run_in_parallel(int64_t begin, int64_t end, int64_t grain, void (*body)(const void*, int64_t, int64_t),
@@ -22,7 +25,7 @@ RLV2V_HD void parallel_for(int64_t begin, int64_t end, int64_t grain, const Body
   run_in_parallel(begin, end, grain, call, &body);
 }
 
-// Threads of a parallel loop at most.
+// The most threads that a parallel loop uses.
 int64_t thread_count();
 
 }  // namespace rlv2v

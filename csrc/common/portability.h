@@ -1,6 +1,6 @@
-// Marks code that runs on a CPU and inside a CUDA kernel alike, so that tests can execute on a CPU what a GPU will run.
-// Always inlined: the same header is compiled once per instruction set, and a shared out-of-line copy could be linked
-// from the wrong one.
+// RLV2V_HD marks a function that runs on a CPU and in a CUDA kernel alike. It is always inlined: a header is compiled
+// once per instruction set, and the linker could give all of them one copy of a function, with instructions that the
+// processor lacks.
 #pragma once
 
 #ifdef __CUDACC__

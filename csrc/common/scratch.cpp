@@ -14,12 +14,12 @@ namespace {
 
 constexpr std::size_t kLine = 64;
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
-// From here on rounding up to huge pages wastes at most an eighth.
+// From this size on, rounding up to huge pages wastes at most an eighth.
 constexpr std::size_t kHugeBlock = 8 * kHugePage;
 // Idle memory kept, unless RLV2V_FAST_SCRATCH_MB says otherwise; the block idle longest goes first.
 constexpr std::size_t kDefaultLimit = std::size_t{512} << 20;
 
-// Lies in the cache line before the memory handed out.
+// It lies in the cache line before the memory that is handed out.
 struct Header {
   std::size_t bytes;
 };
@@ -72,7 +72,7 @@ class Pool {
   }
 
  private:
-  // A block much larger than what is asked for is kept for someone who needs it.
+  // A block much larger than what is asked for is kept for a call that needs it.
   static bool fits(const Header& header, std::size_t bytes) {
     return header.bytes >= bytes && header.bytes <= bytes + bytes / 4 + (bytes < kHugePage ? bytes : kHugePage);
   }

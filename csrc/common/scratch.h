@@ -1,6 +1,6 @@
 // Working memory that outlives a call. The C library returns large blocks to the system when they are freed, and every
 // next call then pays a page fault for each page it touches; here a block goes to a pool and the next taker has it
-// warm. Blocks are checked out and in, so any number of calls and threads hold their own.
+// warm. A block belongs to whoever took it until it is given back, so no two calls or threads share one.
 #pragma once
 
 #include <cstddef>

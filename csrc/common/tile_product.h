@@ -1,12 +1,13 @@
-// The one inner loop of every convolution here: a tile of rows times a few vectors of lanes, held in registers.
+// The inner loop of every convolution: the product of a few rows and a few vectors of lanes, whose sums stay in
+// registers.
 #pragma once
 
 #include "common/vector.h"
 
 namespace rlv2v::RLV2V_ISA {
 
-// Vectors of lanes in one tile at most: with kTileRows rows of accumulators, as many loads and a broadcast they fill
-// the register file (24 + 4 + 1 of 32, or 12 + 2 + 1 of 16).
+// The most vectors of lanes in one tile. With kTileRows rows of sums, the loaded lanes and a broadcast, they fill the
+// registers (24 + 4 + 1 of 32, or 12 + 2 + 1 of 16).
 constexpr int kTileVectors = kVectorRegisters == 32 ? 4 : 2;
 constexpr int kTileRows = 6;
 
@@ -26,7 +27,7 @@ struct TileProduct {
   bool add;
 };
 
-// How the rows of a lie: pixels of an image (depth is contiguous), or channels of one pixel (rows are contiguous).
+// What the rows of a are: pixels of an image (depth is contiguous), or channels of one pixel (rows are contiguous).
 enum class Rows { pixels, channels };
 
 template <class T, int kVectors, int kRows, Rows kind>
@@ -63,7 +64,7 @@ void multiply_tile(const TileProduct<T>& q, int64_t first_row) {
     }
 }
 
-// The rows left over by whole tiles, fewer than kRows + 1 of them.
+// The rows that whole tiles leave over: at most kRows.
 template <class T, int kVectors, int kRows, Rows kind>
 void multiply_rest(const TileProduct<T>& q, int64_t first_row) {
   if constexpr (kRows > 0) {

@@ -1,6 +1,6 @@
-// Fixed-width vectors on the GCC and Clang vector extension: one source for AVX-512, AVX2, SSE2 and NEON. The width
-// follows the instruction set the including *_simd.cpp is compiled for, so everything lives in that set's namespace:
-// the copies differ and must not be merged by the linker.
+// Fixed-width vectors by the vector extension of GCC and Clang: one source for AVX-512, AVX2, SSE2 and NEON. Their
+// width is that of the instruction set for which the *_simd.cpp is compiled. Everything is in that set's namespace,
+// because the linker must not merge copies that differ.
 #pragma once
 
 #include <cstdint>
@@ -60,7 +60,7 @@ RLV2V_INLINE void store(T* to, const Vec<T>& v) {
   std::memcpy(to, &v, sizeof v);
 }
 
-// The first `lanes` elements, which is all of them but at the tail of a channel range; the rest read as zero.
+// The first `lanes` elements, and zero in the other lanes. Only the last vector of a range has fewer than kLanes.
 template <class T>
 RLV2V_INLINE Vec<T> load_part(const T* from, int64_t lanes) {
   if (lanes == kLanes<T>) return load(from);
@@ -139,7 +139,7 @@ RLV2V_INLINE int64_t vectors_for(int64_t elements) {
   return ceil_div(elements, kLanes<T>);
 }
 
-// Elements that vector `index` of a range of `elements` really holds.
+// How many of a range's `elements` are in its vector number `index`.
 template <class T>
 RLV2V_INLINE int64_t lanes_of(int64_t index, int64_t elements) {
   return smaller(kLanes<T>, elements - index * kLanes<T>);

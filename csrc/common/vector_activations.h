@@ -1,4 +1,4 @@
-// Sigmoid and tanh of vectors, with the formulas and the accuracy of activations.h.
+// Sigmoid and tanh of vectors, by the formulas of activations.h and as exact.
 #pragma once
 
 #include "common/activations.h"
@@ -43,7 +43,7 @@ RLV2V_INLINE Vec<float> tanh_vector(Vec<float> x) {
   return a < broadcast(0.625f) ? small : (Vec<float>)((Bits)large | sign);
 }
 
-// float64 is the path of gradient checks: accuracy from libm matters there, speed does not.
+// In float64 gradients are checked: the accuracy of libm matters there, speed does not.
 RLV2V_INLINE Vec<double> sigmoid(Vec<double> x) {
   for (int i = 0; i < kLanes<double>; ++i) x[i] = sigmoid_of(static_cast<double>(x[i]));
   return x;

@@ -1,4 +1,5 @@
-// What sums, statistics and parameters of numbers T are kept in: T itself, but float for 16-bit numbers (half.h).
+// Wide<T> is the type of sums, statistics and parameters for a tensor of T: T itself, or float for 16-bit numbers
+// (half.h).
 #pragma once
 
 namespace rlv2v {

@@ -1,9 +1,10 @@
 // How the values behind each statistic of a tensor (B, C, T, H, W) lie in memory. A statistic is over (B, T, H, W), or,
 // per frame, over (H, W).
 //
-// A slice is what one thread can work on alone: the values of one statistic where channels are outermost, and all
-// channels (of one frame, if per frame) where they are innermost (channels_last_3d). It consists of blocks. A block is
-// one frame and one run of memory: H * W rows of `groups` numbers each, where a group has its own statistic.
+// A slice is what one thread can work on alone. It is the values of one statistic where channels are outermost. Where
+// they are innermost (channels_last_3d), it is the whole tensor, or, per frame, one frame of all channels. It consists
+// of blocks. A block is one frame and one run of memory: H * W rows of `groups` numbers each, where a group has its own
+// statistic.
 #pragma once
 
 #include <cstdint>
@@ -32,7 +33,7 @@ struct NormLayout {
 
   // Distance in elements from the start of the tensor to a block of a slice.
   RLV2V_HD int64_t offset(int64_t slice, int64_t block) const {
-    // At most one of slice and block differs from zero.
+    // At most one of the two numbers differs from zero.
     if (channels_last || per_frame) return (slice + block) * block_size();
     return ((block / frames * channels + slice) * frames + block % frames) * block_size();
   }

@@ -6,9 +6,6 @@
 namespace rlv2v::RLV2V_ISA {
 namespace {
 
-// About the elements whose work repays waking a second thread.
-constexpr int64_t kGrain = 8192;
-
 template <class Functor>
 void over_range(const Functor& functor, int64_t begin, int64_t end) {
   int64_t row = begin / functor.inner, column = begin % functor.inner;
@@ -24,7 +21,7 @@ void over_range(const Functor& functor, int64_t begin, int64_t end) {
 
 template <class Functor>
 void over_elements(const Functor& functor, int64_t count) {
-  parallel_for(0, count, kGrain, [&](int64_t begin, int64_t end) { over_range(functor, begin, end); });
+  parallel_for(0, count, kElementGrain, [&](int64_t begin, int64_t end) { over_range(functor, begin, end); });
 }
 
 }  // namespace

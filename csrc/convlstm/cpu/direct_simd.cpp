@@ -15,7 +15,7 @@ constexpr int64_t kWeightDepth = 256;
 
 template <class T>
 struct Source {
-  const T* data;  // (B, H, W, channels); null is left out
+  const T* data;  // (B, H, W, channels); null stands for no channels
   int64_t channels;
 };
 
@@ -35,8 +35,8 @@ int64_t patch_size(const ConvLSTMShape& s, const ConvLSTMTiling& tiling, int64_t
   return (tiling.rows + s.kernel_h - 1) * (tiling.columns + s.kernel_w - 1) * channels;
 }
 
-// The tile and the border its convolution reaches, sources side by side in each pixel, zeros outside the image. A
-// window of kw pixels is then one contiguous run of kw * channels.
+// Copies a tile and the border that its convolution reaches. A pixel holds the channels of all sources, and zeros
+// outside the image. The kw pixels under a row of the kernel are then one contiguous run of kw * channels.
 template <class T>
 void fill_patch(const ConvLSTMShape& s, const Tile& tile, const Source<T>* sources, int count, T* patch) {
   const int64_t rows = tile.rows + s.kernel_h - 1, columns = tile.columns + s.kernel_w - 1;

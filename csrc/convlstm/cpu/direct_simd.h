@@ -1,5 +1,6 @@
 // The ConvLSTM steps as direct convolutions: any odd kernel, float or double, in the order of summation of a plain
-// convolution. Ranges are tiles of ConvLSTMTiling; scratch holds the given number of elements for one caller.
+// convolution. A range [begin, end) counts the tiles of ConvLSTMTiling. Each caller
+// brings scratch for as many elements as *_scratch says.
 #pragma once
 
 #include "convlstm/cpu/steps.h"

@@ -20,13 +20,16 @@ constexpr int64_t kCopyGrain = 16384;
 // Patches of the direct kernels stay in L2.
 constexpr int64_t kPatchBytes = 192 * 1024;
 constexpr int64_t kMaxColumns = 64;
-// Where it at least halves the multiplications, what tiles waste beyond the edges of the image included.
+
+// Winograd's convolution is used where it at least halves the multiplications, counting those that its tiles waste
+// beyond the edges of the image.
 template <class T>
 bool use_winograd(const ConvLSTMShape& s, bool exact) {
   const bool has_kernel = s.kernel_h == s.kernel_w && (s.kernel_h == 3 || s.kernel_h == 5);
   return sizeof(T) == sizeof(float) && !exact && has_kernel && 2 * 36 * winograd_tiles(s) <= s.taps() * s.pixels();
 }
 
+// Copies an image of every sample; `first` is that of sample 0.
 template <class T>
 void copy_frames(const ConvLSTMShape& s, int64_t channels, const ConvLSTMFrameCopy<T>& first, int64_t from_batch,
                  int64_t to_batch) {
@@ -43,7 +46,7 @@ void copy_frames(const ConvLSTMShape& s, int64_t channels, const ConvLSTMFrameCo
   });
 }
 
-// Frame `step` of every sample to NHWC, replacing what is there or added to it.
+// Copies frame `step` of every sample to NHWC, or adds it to what is there.
 template <class T>
 void pack_frames(const ConvLSTMShape& s, int64_t channels, const Frames<const T>& from, int64_t step, T* to,
                  bool add = false) {
@@ -54,6 +57,7 @@ void pack_frames(const ConvLSTMShape& s, int64_t channels, const Frames<const T>
       from.batch, s.height * row);
 }
 
+// Copies from NHWC to frame `step` of every sample.
 template <class T>
 void unpack_frames(const ConvLSTMShape& s, int64_t channels, const T* from, const Frames<T>& to, int64_t step) {
   const int64_t row = s.width * channels;
@@ -63,7 +67,7 @@ void unpack_frames(const ConvLSTMShape& s, int64_t channels, const T* from, cons
       s.height * row, to.batch);
 }
 
-// Packed in parallel from a state tensor, or empty where there is none.
+// A state in NHWC, or nothing where there is none.
 template <class T>
 Scratch<T> pack_state(const ConvLSTMShape& s, const Frames<const T>& state) {
   Scratch<T> packed(state.data ? s.pixels() * s.hidden : 0);
@@ -77,10 +81,11 @@ void fill_zero(T* data, int64_t count) {
                [&](int64_t begin, int64_t end) { std::memset(data + begin, 0, (end - begin) * sizeof(T)); });
 }
 
+// As large tiles as L2 holds, but several for each thread. `element`: bytes of a number.
 inline ConvLSTMTiling direct_tiling(const ConvLSTMShape& s, int64_t channels, int64_t element) {
   ConvLSTMTiling tiling{1, std::min(s.width, kMaxColumns)};
   const int64_t row_bytes = (tiling.columns + s.kernel_w - 1) * channels * element;
-  const int64_t wanted = 4 * static_cast<int64_t>(thread_count());
+  const int64_t wanted = 4 * thread_count();
   while (tiling.rows < s.height && (2 * tiling.rows + s.kernel_h - 1) * row_bytes <= kPatchBytes) {
     const ConvLSTMTiling larger{tiling.rows * 2, tiling.columns};
     if (larger.tiles(s) < wanted) break;
@@ -89,7 +94,7 @@ inline ConvLSTMTiling direct_tiling(const ConvLSTMShape& s, int64_t channels, in
   return tiling;
 }
 
-// The kernels of one sequence, with the weights they need packed.
+// Runs the kernels of one sequence step by step, and packs the weights when they are first needed.
 template <class T>
 class StepKernels {
  public:
@@ -153,7 +158,7 @@ class StepKernels {
     });
   }
 
-  // For the gradient of h, and of x if wanted; every call of bwd must ask for the same.
+  // For the gradient of h, and of x where with_x. All calls of bwd must agree about x.
   void pack_transposed(bool with_x) {
     transposed_.emplace(RLV2V_BEST(packed_transposed_size(in_.shape, winograd_, with_x, in_.weight)));
     parallel_for(0, 4 * in_.shape.hidden, 16, [&](int64_t begin, int64_t end) {

@@ -6,7 +6,7 @@
 namespace rlv2v::RLV2V_ISA {
 namespace {
 
-// The filter taps of one vector of lanes for one depth: tap t of lane l is first[l * stride + t].
+// The filter taps of one vector of lanes at one depth: tap t of lane l is first[l * stride + t].
 template <class T>
 struct LaneFilters {
   const T* first;
@@ -20,7 +20,8 @@ Vec<T> gather_tap(const LaneFilters<T>& filters, int64_t tap) {
   return v;
 }
 
-// Lanes are output channels, four gates of kLanes hidden channels after each other; depth is input channels.
+// For the forward convolution. Lanes are output channels: kLanes hidden channels of each of the four gates, then the
+// next ones. Depth is input channels.
 template <class T>
 struct ForwardLanes {
   ConvLSTMShape shape;
@@ -36,7 +37,8 @@ struct ForwardLanes {
   int64_t tap(int64_t t) const { return t; }
 };
 
-// Lanes are the hidden input channels, then those of x; depth is gates; the kernel is turned around.
+// For the transposed convolution. Lanes are the input channels of h, then those of x; depth is gate channels. The
+// kernel is rotated by half a turn.
 template <class T>
 struct TransposedLanes {
   ConvLSTMShape shape;
@@ -104,7 +106,7 @@ int64_t packed_size(const Lanes& lanes, bool winograd) {
   return lanes.vectors() * kLanes<T> * lanes.depth() * (winograd ? kPositions : lanes.shape.taps());
 }
 
-// Elements one by one: channels [c, channels) of pixels [x, x + pixels).
+// Copies the channels [c, channels) of the pixels [x, x + pixels) one by one.
 template <class T, bool add>
 void copy_elements(const ConvLSTMFrameCopy<T>& copy, const T* from, T* to, int64_t c, int64_t x, int64_t pixels) {
   for (; c < copy.channels; ++c) {
@@ -117,10 +119,11 @@ void copy_elements(const ConvLSTMFrameCopy<T>& copy, const T* from, T* to, int64
   }
 }
 
-// One side has its pixels next to each other and the other its channels: square blocks turned around in registers.
-// `from_line` is the stride between the vectors that are read, `to_line` between those that are written.
+// Where one side has its pixels next to each other and the other its channels, squares of kLanes x kLanes numbers are
+// transposed in registers. `from_line` is the stride between the vectors that are read, `to_line` between those
+// written.
 template <class T, bool add>
-void copy_block(const T* from, int64_t from_line, T* to, int64_t to_line) {
+void copy_square(const T* from, int64_t from_line, T* to, int64_t to_line) {
   Vec<T> rows[kLanes<T>];
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes<T>; ++i) rows[i] = load(from + i * from_line);
@@ -138,9 +141,9 @@ void copy_row(const ConvLSTMFrameCopy<T>& copy, const T* from, T* to) {
     int64_t c = 0;
     if ((packs || unpacks) && pixels == kLanes<T>)
       for (; c + kLanes<T> <= copy.channels; c += kLanes<T>)
-        copy_block<T, add>(from + c * copy.from_channel + x * copy.from_column,
-                           packs ? copy.from_channel : copy.from_column, to + c * copy.to_channel + x * copy.to_column,
-                           packs ? copy.to_column : copy.to_channel);
+        copy_square<T, add>(from + c * copy.from_channel + x * copy.from_column,
+                            packs ? copy.from_channel : copy.from_column, to + c * copy.to_channel + x * copy.to_column,
+                            packs ? copy.to_column : copy.to_channel);
     copy_elements<T, add>(copy, from, to, c, x, pixels);
   }
 }

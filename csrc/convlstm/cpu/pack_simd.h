@@ -1,4 +1,5 @@
-// Weights in the order the tile products read them, and images between the user's strides and NHWC.
+// Packs weights into the order in which the tile products read them, and copies images between the user's strides and
+// NHWC.
 #pragma once
 
 #include "convlstm/cpu/steps.h"

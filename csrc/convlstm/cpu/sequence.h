@@ -5,7 +5,7 @@
 
 namespace rlv2v {
 
-// A (B, T, C, H, W) tensor of any strides, in elements; a state (B, K, H, W) has T = 1. No data: None.
+// A tensor (B, T, C, H, W) and its strides in elements; a state (B, K, H, W) has T = 1. One that is None has no data.
 template <class T>
 struct Frames {
   T* data = nullptr;
@@ -30,18 +30,19 @@ struct ConvLSTMOutputs {
   T* gates;  // (T, B, H, W, 4K), nullable
 };
 
+// What the forward call left for the backward call.
 template <class T>
 struct ConvLSTMSaved {
   Frames<const T> output;
   const T* cells;
-  const T* gates;  // null: recomputed
+  const T* gates;  // nullable: they are then computed again
 };
 
 template <class T>
 struct ConvLSTMGrads {
-  Frames<const T> output, h, c;  // given, each may be None
-  Frames<T> x, h0, c0;           // wanted, each may be None
-  T* weight;                     // wanted with bias, or null
+  Frames<const T> output, h, c;  // given; each may be None
+  Frames<T> x, h0, c0;           // wanted; each may be None
+  T* weight;                     // (4K, C+K, kh, kw), null where not wanted; bias likewise
   T* bias;
 };
 

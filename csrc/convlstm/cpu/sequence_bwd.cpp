@@ -4,12 +4,13 @@
 namespace rlv2v {
 namespace {
 
-// Shared scratch of the weight gradients, per chunk of frames or tiles: small, to stay in cache, but of enough tiles
-// for the sums to be read and written seldom, and for few chunks, since threads wait for each other twice in each.
+// Weight gradients go over the frames or tiles of a span in chunks. The scratch of a chunk is small, to stay in the
+// cache, but holds enough tiles that the sums are seldom read and written, and that chunks are few: threads wait for
+// each other twice in each.
 constexpr int64_t kWeightBytes = 8 << 20;
 constexpr int64_t kWeightTiles = 96;
 
-// Weight and bias gradients, summed over spans of steps: the sums are large, so a span must hold enough tiles to
+// The gradients of weight and bias, summed over spans of steps. The sums are large, so a span must hold enough tiles to
 // repay reading and writing them.
 template <class T>
 class WeightGradient {
@@ -98,8 +99,9 @@ class WeightGradient {
   Scratch<T> sums_, span_sums_;
 };
 
-// The steps backwards, from the last. Gate gradients go to a ring of two spans of steps: one span is complete for the
-// weight gradient while the first step of the other still feeds the recurrence. Nothing that was saved is written to.
+// The steps backwards, from the last. The gradients of the gates go to a ring of two spans of steps: while the weight
+// gradient reads one span, the first step of the other still feeds the recurrence. Nothing that was saved is written
+// to.
 template <class T>
 class Backward {
  public:

@@ -1,5 +1,5 @@
-// The state update of one vector of channels of one pixel, forward and backward: what follows the convolution while
-// its result is still in registers or in L1.
+// The state update of one vector of channels of one pixel, forward and backward. It follows the convolution while the
+// result of that is still in registers or in L1.
 #pragma once
 
 #include "common/vector_activations.h"
@@ -29,7 +29,7 @@ RLV2V_INLINE void update_state(const ConvLSTMStep<T>& step, int64_t pixel, int64
   }
 }
 
-// grad_h is what the next step's convolution sends back.
+// grad_h is the gradient that reaches h through the next step's convolution.
 template <class T>
 RLV2V_INLINE void update_state_grad(const ConvLSTMGradStep<T>& step, int64_t pixel, int64_t channel, int64_t lanes,
                                     Vec<T> grad_h) {
@@ -50,7 +50,8 @@ RLV2V_INLINE void update_state_grad(const ConvLSTMGradStep<T>& step, int64_t pix
   store_part<T>(grad + 3 * k, grad_c * i * (T(1) - g * g), lanes);
 }
 
-// The transposed convolution yields K channels for h, then C for x of the next step; each starts on a vector.
+// The transposed convolution yields the gradient of h, K channels, then that of the next step's x, C channels. Each of
+// the two begins with a vector of its own.
 template <class T>
 RLV2V_INLINE int64_t grad_vectors(const ConvLSTMGradStep<T>& step) {
   return vectors_for<T>(step.shape.hidden) + (step.grad_x_next ? vectors_for<T>(step.shape.channels) : 0);

@@ -1,5 +1,5 @@
-// What the parts of the CPU ConvLSTM hand each other. Inside, every tensor is NHWC with dense channels, so that a
-// vector is a run of channels of one pixel; convlstm_cpu.cpp turns the user's tensors into it one time step at a time.
+// What the kernels of one time step take. Inside, every tensor is NHWC with dense channels, so that a
+// vector is a run of channels of one pixel; kernels.h copies the user's tensors into it, one time step at a time.
 // Pointers that may be null say so; null means the zero tensor for an input and "not wanted" for an output.
 #pragma once
 
@@ -50,7 +50,7 @@ struct ConvLSTMGradStep {
   T* grad_h0;
 };
 
-// Sums of weight gradients over steps that lie one after the other: (steps, pixels, channels).
+// Steps that follow each other in memory, (steps, pixels, channels), over which weight gradients are summed.
 template <class T>
 struct ConvLSTMGradWeight {
   ConvLSTMShape shape;
@@ -69,7 +69,7 @@ struct ConvLSTMTiling {
   RLV2V_HD int64_t tiles(const ConvLSTMShape& s) const { return s.batch * down(s) * across(s); }
 };
 
-// A strided image to or from NHWC; strides in elements.
+// An image to be copied to or from NHWC, or added where `add`. from_* and to_* are strides in elements.
 template <class T>
 struct ConvLSTMFrameCopy {
   const T* from;

@@ -12,8 +12,8 @@ namespace {
 using V = Vec<float>;
 constexpr int kWidth = kLanes<float>;
 
-// The transformed tiles of one bundle and their products: about L2, though anything from 0.4 to 4 MB measures the same,
-// since the products stream weights either way.
+// The size of a bundle: its transformed tiles and their products take about L2, though anything from 0.4 to 4 MB
+// measures the same, since the products stream weights either way.
 constexpr int64_t kBundleBytes = 1200 * 1024;
 constexpr int64_t kMinTiles = kTileRows, kMaxTiles = 48;
 
@@ -27,7 +27,8 @@ Tile tile_of(const ConvLSTMShape& s, int64_t index) {
   return {index / (across * down), index / across % down * kTile<kTaps>, index % across * kTile<kTaps>};
 }
 
-// Channels of one transformed tile: vectors are stored whole, so the last may spill into room left for it.
+// Distance in elements between transformed tiles. Vectors are stored whole, so there is room for the last to spill
+// into.
 int64_t tile_stride(int64_t channels) { return ceil_div(channels, kWidth) * kWidth + kWidth; }
 
 int64_t tiles_per_bundle(int64_t channels, int64_t products) {
@@ -35,7 +36,7 @@ int64_t tiles_per_bundle(int64_t channels, int64_t products) {
   return tiles < kMinTiles ? kMinTiles : smaller(tiles, kMaxTiles);
 }
 
-// Splits [begin, end) into equal bundles of at most `most` tiles and calls body(first, count).
+// Splits the tiles [begin, end) into equal bundles of at most `most` and calls body(first, count) for each.
 template <class Body>
 RLV2V_INLINE void for_bundles(int64_t begin, int64_t end, int64_t most, const Body& body) {
   int64_t bundles = ceil_div(end - begin, most);
@@ -71,7 +72,7 @@ __attribute__((noinline)) void transform_vector(const float* from, int64_t row, 
   }
 }
 
-// Where the kSize x kSize pixels from (top, left) on begin; null outside the image.
+// Pointers to the kSize x kSize pixels whose corner is (top, left), null outside the image.
 template <int kSize>
 void find_pixels(const ConvLSTMShape& s, const float* frame, int64_t channels, int64_t top, int64_t left,
                  const float** pixels) {
@@ -115,7 +116,7 @@ void transform_inputs(const ConvLSTMShape& s, const float* frames, int64_t chann
       [to](int64_t vector) { return to + vector * kWidth; }, input_transform<V>);
 }
 
-// The pixels of a tile from one vector of lanes of the products of a tile.
+// Turns one vector of lanes of a tile's products into the tile's pixels.
 template <int kTaps>
 RLV2V_INLINE void transform_outputs(const float* products, int64_t plane, V* pixels) {
   V half[kTile<kTaps> * kPatch];
@@ -229,7 +230,7 @@ int64_t weight_sums(const ConvLSTMShape& s) { return kPositions * gate_vectors(s
 // The plane after the positions holds the plain sum of a tile's gradients, for the bias.
 constexpr int kSumPlane = kPositions;
 
-// Transforms tile n of `tiles`.
+// Transforms a tile, the n-th of `tiles` in scratch.
 template <int kTaps>
 void weight_tile(const ConvLSTMGradWeight<float>& grad, const Tile& tile, int64_t n, int64_t tiles, float* scratch) {
   const ConvLSTMShape& s = grad.shape;
@@ -296,7 +297,7 @@ void finish_vector(const ConvLSTMShape& s, const float* sums, int64_t channel, i
       grad_weight[((vector * kWidth + l) * s.inputs() + channel) * kTaps * kTaps + t] = taps[t][l];
 }
 
-// Calls body with the kernel size as a constant.
+// Calls body with the kernel's size as a compile-time constant.
 template <class Body>
 RLV2V_INLINE void for_kernel(const ConvLSTMShape& s, const Body& body) {
   if (s.kernel_h == 3)

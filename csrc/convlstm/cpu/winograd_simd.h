@@ -1,6 +1,6 @@
-// The ConvLSTM steps with Winograd's F(4x4, 3x3) and F(2x2, 5x5): 3x3 and 5x5 kernels in float32. Ranges are tiles of
-// the images, 4x4 and 2x2 pixels, numbered frame by frame, row by row; scratch holds the given number of elements for
-// one caller.
+// The ConvLSTM steps with Winograd's F(4x4, 3x3) and F(2x2, 5x5): 3x3 and 5x5 kernels in float32. A range [begin, end)
+// counts tiles of 4x4 or 2x2 pixels, numbered frame by frame, row by row. Each caller brings scratch for as many
+// elements as *_scratch says.
 #pragma once
 
 #include "convlstm/cpu/steps.h"

@@ -15,9 +15,6 @@
 
 namespace rlv2v::RLV2V_ISA {
 
-// About the elements whose work repays waking a second thread.
-constexpr int64_t kGrain = 8192;
-
 // rows x groups numbers in one run of memory: a block, or a band of one.
 struct Extent {
   int64_t rows, groups;
@@ -74,7 +71,7 @@ class SlicePasses : public Slice<T> {
 // body(slice) for every slice of the layout.
 template <class T, class Body>
 void for_slices(const NormLayout& layout, const Body& body) {
-  const int64_t block_grain = larger(1, kGrain / layout.block_size());
+  const int64_t block_grain = larger(1, kElementGrain / layout.block_size());
   if (layout.slices() == 1) {
     SlicePasses<T> slice(layout, true, block_grain);
     body(slice);

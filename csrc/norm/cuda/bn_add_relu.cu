@@ -61,13 +61,14 @@ struct AddReluPass {
   }
 };
 
+// The gradient of z, and what y is computed from.
 template <class A, int P, int L>
 struct SkipGradOperands {
   Values<A, P, L> grad_z;
   SkipOperands<A, P, L> sum;
 };
 
-// The sums that the gradient through the second normalization is made of.
+// The sums for the gradient through the post-norm.
 template <class T>
 struct AddReluSumsPass {
   using A = Wide<T>;
@@ -98,8 +99,8 @@ struct AddReluSumsPass {
   }
 };
 
-// The gradient before the ReLU, which is that of a skip as large as x; of a low skip, the sum of each window. Returns
-// the sums for the gradient through the first normalization.
+// The gradient before the ReLU. It is that of a skip as large as x; that of a low skip is its sum over each window.
+// Returns the sums for the gradient through the first normalization.
 template <class T>
 struct AddReluGradPass {
   using A = Wide<T>;

@@ -5,7 +5,8 @@
 namespace rlv2v {
 namespace {
 
-// Windows of a skip as large as x: ItemAccess::skip reads a low one.
+// largest = the maximum of each 2x2 window of y, index = its place. The skip is as large as x, and read as x is:
+// ItemAccess::skip reads a low one.
 template <class T>
 struct PoolPass {
   using A = Wide<T>;
@@ -22,7 +23,7 @@ struct PoolPass {
   __device__ SkipOperands<A, 4, Access::L> load(const Access& access) const {
     return {access.full(in.x), access.full(in.skip)};
   }
-  // Returns the largest, as they are stored: their moments are wanted.
+  // Returns the maxima, rounded as they are stored: their moments are wanted.
   template <class Access, class Operands, class Lanes>
   __device__ Values<A, 1, Access::L> compute(const Access& access, const Operands& operands, const Lanes& lanes) const {
     const auto y = operands.y(lanes);
@@ -48,7 +49,7 @@ struct PoolPass {
   }
 };
 
-// The sums that the gradient through the second normalization is made of.
+// The sums for the gradient through the post-norm.
 template <class T>
 struct GradSumsPass {
   using A = Wide<T>;
@@ -79,8 +80,8 @@ struct UnpoolOperands {
   Values<Wide<T>, 4, L> x;
 };
 
-// The gradient before the ReLU, which is that of the skip: in each window, at the place of the largest. Returns the
-// sums for the gradient through the first normalization.
+// The gradient before the ReLU, which is that of the skip: in each window it is at the place of the largest. Returns
+// the sums for the gradient through the first normalization.
 template <class T>
 struct UnpoolPass {
   using A = Wide<T>;

@@ -14,10 +14,10 @@ int64_t multiprocessors() {
 }
 
 int64_t workspace_bytes(const NormLayout& layout, int64_t processors) {
-  // A pass has at most kWaves blocks a processor and one block more for each tile of columns. A block has at most 32
-  // columns, and a column at most eight slots.
+  // A pass has at most kWaves blocks for each multiprocessor, and one more for each set of columns that a block takes.
+  // A block has at most 32 columns, and a column at most eight slots.
   const int64_t slots = layout.statistics(), slots_of_blocks = kWaves * processors * 32 * 8;
-  // Two normalizations with the constants of PassQueue, and a partial sum of every block.
+  // The sums and the seven constants of two normalizations, and a partial sum for the block more.
   const int64_t bytes_of_slot = 2 * (sizeof(GradSums<double>) + 7 * sizeof(double)) + sizeof(Partial);
   return bytes_of_slot * slots + static_cast<int64_t>(sizeof(Partial)) * slots_of_blocks;
 }

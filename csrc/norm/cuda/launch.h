@@ -1,5 +1,5 @@
-// What torch-facing code gives a CUDA implementation of a normalization operator beside its call: no torch header, no
-// CUDA header.
+// What a CUDA implementation of a normalization operator gets beside its call. This header includes neither torch nor
+// CUDA, because both sides include it.
 #pragma once
 
 #include "common/half.h"

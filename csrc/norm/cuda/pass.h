@@ -69,7 +69,7 @@ struct ItemAccess<Point, kLanes, kOneSlot> {
 
 template <int kLanes, bool kOneSlot>
 struct ItemAccess<Window, kLanes, kOneSlot> {
-  // Two pixels of each row of a window are in one vector, or in two.
+  // kPairs: the two pixels of a window's row are in one vector. Otherwise each is in a vector of its own.
   static constexpr bool kPairs = kOneSlot && kLanes > 1;
   static constexpr int P = 4, L = kPairs ? kLanes / 2 : kLanes;
   Window item;
@@ -167,18 +167,18 @@ struct SumsOf<Values<A, P, L>, kOneSlot> {
   static constexpr int kSlots = kOneSlot ? 1 : L, kPerSlot = P * L / kSlots;
   A count = 0, mean[kSlots] = {}, m2[kSlots] = {};
 
-  // `tile`: what a thread has in flight, of which the first `filled` count. Its mean and deviations while it is in
-  // registers, then Chan's merge: exact however large the mean is.
+  // `items`: those that a thread has in flight, of which the first `filled` count. Their mean and deviations while they
+  // are in registers, then Chan's merge: exact however large the mean is.
   template <int K>
-  __device__ void add(const Values<A, P, L> (&tile)[K], int filled) {
+  __device__ void add(const Values<A, P, L> (&items)[K], int filled) {
     const A added = static_cast<A>(filled * kPerSlot), total = count + added;
     const A inverse_added = A(1) / added, share = added / total, weight = count * share;
 #pragma unroll
     for (int s = 0; s < kSlots; ++s) {
       A sum = 0, squares = 0;
-      each(tile, filled, s, [&](A value) { sum += value; });
+      each(items, filled, s, [&](A value) { sum += value; });
       const A center = sum * inverse_added;
-      each(tile, filled, s, [&](A value) { squares += (value - center) * (value - center); });
+      each(items, filled, s, [&](A value) { squares += (value - center) * (value - center); });
       const A delta = center - mean[s];
       mean[s] += delta * share;
       m2[s] += squares + delta * delta * weight;
@@ -189,7 +189,7 @@ struct SumsOf<Values<A, P, L>, kOneSlot> {
 
  private:
   template <int K, class F>
-  __device__ static void each(const Values<A, P, L> (&tile)[K], int filled, int slot, const F& f) {
+  __device__ static void each(const Values<A, P, L> (&items)[K], int filled, int slot, const F& f) {
 #pragma unroll
     for (int k = 0; k < K; ++k)
       if (k < filled)
@@ -197,7 +197,7 @@ struct SumsOf<Values<A, P, L>, kOneSlot> {
         for (int p = 0; p < P; ++p)
 #pragma unroll
           for (int l = 0; l < L; ++l)
-            if (kOneSlot || l == slot) f(tile[k].at[p][l]);
+            if (kOneSlot || l == slot) f(items[k].at[p][l]);
   }
 };
 
@@ -207,8 +207,8 @@ struct SumsOf<Products<A, P, L>, kOneSlot> {
   A grad[kSlots] = {}, grad_x[kSlots] = {};
 
   template <int K>
-  __device__ void add(const Products<A, P, L> (&tile)[K], int filled) {
-    // The sum of the tile by itself first: two short sums round less than a long one.
+  __device__ void add(const Products<A, P, L> (&items)[K], int filled) {
+    // The sums of these items by themselves first: two short sums round less than a long one.
     A sum_grad[kSlots] = {}, sum_grad_x[kSlots] = {};
 #pragma unroll
     for (int k = 0; k < K; ++k)
@@ -217,8 +217,8 @@ struct SumsOf<Products<A, P, L>, kOneSlot> {
         for (int p = 0; p < P; ++p)
 #pragma unroll
           for (int l = 0; l < L; ++l) {
-            sum_grad[kOneSlot ? 0 : l] += tile[k].grad.at[p][l];
-            sum_grad_x[kOneSlot ? 0 : l] += tile[k].grad.at[p][l] * tile[k].deviation.at[p][l];
+            sum_grad[kOneSlot ? 0 : l] += items[k].grad.at[p][l];
+            sum_grad_x[kOneSlot ? 0 : l] += items[k].grad.at[p][l] * items[k].deviation.at[p][l];
           }
 #pragma unroll
     for (int s = 0; s < kSlots; ++s) {

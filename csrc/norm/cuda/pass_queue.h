@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(kMergeSlots* kMergeAlong)
         slot, affine_of(norm.weight[channel], norm.bias[channel], norm.mean[statistic], norm.var[statistic], norm.eps));
 }
 
-// The constants of the gradient out of partial sums over `count` values, and where a channel has one slot, the
+// Turns partial sums over `count` values into the constants of the gradient and, where a channel has one slot, into the
 // gradients of its weight and bias.
 template <class T>
 __global__ void __launch_bounds__(kMergeSlots* kMergeAlong)

@@ -68,6 +68,7 @@ inline Columns columns_of(const NormLayout& layout, int lanes) {
   return {layout.slices() * per_slice, per_slice, layout.count() * layout.channels, lanes, 0};
 }
 
+// How a grid goes over a tensor.
 struct Tiling {
   Columns full;
   uint32_t items;        // of a column
@@ -77,7 +78,7 @@ struct Tiling {
 
   int64_t blocks() const { return (full.columns + across - 1) / across * chunks; }
 
-  // Shares out `items` an item of which a thread takes `unroll` at a time.
+  // Chooses the blocks and chunks for columns of `items` items. A thread has `unroll` items in flight.
   void share(int64_t items, int unroll, bool one_slot, int64_t processors) {
     this->items = static_cast<uint32_t>(items);
     along = 1;
@@ -85,14 +86,14 @@ struct Tiling {
       while (along < kThreads && along < items) along *= 2;
       across = kThreads / along;
     } else {
-      // As many neighbours as are not wasted: at most a quarter of the threads has no column.
+      // As many neighbours as possible, but at most a quarter of the threads has no column.
       across = 32;
       while (across > 1 && 3 * ((full.columns + across - 1) / across * across) > 4 * full.columns) across /= 2;
       along = kThreads / across;
     }
-    const int64_t tiles = (full.columns + across - 1) / across, step = static_cast<int64_t>(along) * unroll;
+    const int64_t column_sets = (full.columns + across - 1) / across, step = static_cast<int64_t>(along) * unroll;
     const int64_t most = (items + step - 1) / step;
-    const int64_t wanted = std::clamp<int64_t>((kWaves * processors + tiles - 1) / tiles, 1, most);
+    const int64_t wanted = std::clamp<int64_t>((kWaves * processors + column_sets - 1) / column_sets, 1, most);
     chunk_items = static_cast<uint32_t>((most + wanted - 1) / wanted * step);
     chunks = static_cast<uint32_t>((items + chunk_items - 1) / chunk_items);
   }
@@ -103,6 +104,7 @@ struct Point {
   int64_t full;
 };
 
+// Every vector of a tensor is an item.
 struct PointTiling : Tiling {
   using Item = Point;
 
@@ -138,7 +140,8 @@ struct Window {
   int64_t row_stride, column_stride;  // in the full tensor, from a pixel to the one below it and to the one beside it
 };
 
-// Odd heights and widths are rounded down.
+// A row of 2x2 windows is an item: as many as one vector of the full tensor covers. Odd heights and widths are rounded
+// down.
 struct WindowTiling : Tiling {
   using Item = Window;
 
