@@ -194,9 +194,7 @@ def test_evaluate_scores_every_video_by_its_name_alone(trained, videos, frame_fo
     assert "source must have one video of a name; got" in message
 
 
-def test_evaluate_tells_equal_frames_in_valid_json_and_scores_before_it_fails_to_write(
-    trained, videos, tmp_path, capsys
-):
+def test_evaluate_writes_valid_json_or_else_prints_the_scores(trained, videos, tmp_path, capsys):
     both = ["--source", videos / "source", "--reference", videos / "source"]
     assert run("evaluate", "--model", trained, *both, "--json", tmp_path / "s.json") == 0
     assert json.loads((tmp_path / "s.json").read_text(), parse_constant=pytest.fail)["mean"]["identity_psnr"] is None
@@ -268,7 +266,7 @@ def test_bad_translation_input_is_one_sentence(trained, videos, tmp_path, capsys
     assert not (tmp_path / "o.mp4").exists()
 
 
-def test_a_checkpoint_of_another_architecture_or_version_is_named(videos, tmp_path, capsys):
+def test_a_checkpoint_of_another_network_or_version_is_named(videos, tmp_path, capsys):
     source = next((videos / "source").iterdir())
     RLV2VGAN(ModelConfig(width=1, critics=False)).save_pretrained(tmp_path / "m")
     config = tmp_path / "m" / "config.json"

@@ -92,7 +92,7 @@ def test_mode_cuda_fails_in_one_sentence_without_a_cuda_torch(tmp_path):
     assert "nvcc was not found" in last or "is not a CUDA build" in last
 
 
-def test_the_toolkits_folders_are_those_that_nvcc_tells_though_its_path_is_a_wrappers(tmp_path):
+def test_the_cuda_toolkits_folders_are_those_that_nvcc_names(tmp_path):
     nvcc = tmp_path / "nvcc"
     nvcc.write_text("""#!/bin/sh
 echo '#$ INCLUDES="-I/opt/cuda/bin/../include"  ' >&2
@@ -150,7 +150,7 @@ def test_a_missing_library_has_a_reason(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_wheel_carries_the_libraries_the_kernels_and_the_presets(tmp_path):
+def test_a_wheel_carries_libraries_kernels_and_presets(tmp_path):
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     # A copy, because setuptools builds inside the tree.
     source = tmp_path / "source"

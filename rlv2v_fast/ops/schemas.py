@@ -20,6 +20,7 @@ LIBRARY = torch.library.Library(NAMESPACE, "DEF")
 class Schema:
     """The arguments and results of an operator: each one's type, by its name, in order."""
 
+    text: str
     name: str
     arguments: dict[str, str]
     results: dict[str, str]
@@ -31,7 +32,7 @@ class Schema:
         if match is None:
             raise ValueError(f"text must read 'name(Type argument, ...) -> (Type result, ...)'; got {text!r}")
         name, arguments, results = match.groups()
-        return cls(name, _types_by_name(arguments), _types_by_name(results))
+        return cls(text, name, _types_by_name(arguments), _types_by_name(results))
 
 
 def _types_by_name(text: str) -> dict[str, str]:

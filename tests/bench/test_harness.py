@@ -112,7 +112,7 @@ def test_every_row_has_the_whole_schema_and_is_json():
     assert naive["p20_ms"] <= naive["p50_ms"] <= naive["p80_ms"]
 
 
-def test_a_backend_that_cannot_run_gives_a_row_with_its_reason_and_no_figures():
+def test_a_backend_that_cannot_run_gives_a_row_with_its_reason():
     row = next(row for row in tiny_rows(["naive", "triton-fused"], ["fwd"]) if row["backend"] == "triton-fused")
     assert "on a GPU" in row["skipped"]
     assert row["p50_ms"] is row["ratio_to_naive"] is row["flops"] is None
@@ -133,7 +133,7 @@ def test_an_unknown_field_is_refused():
 
 
 @pytest.mark.parametrize("backend", ["naive", "reference", "conv"])
-def test_the_backward_of_a_peer_gives_a_gradient_for_x_and_every_parameter(backend):
+def test_a_peers_backward_gives_every_gradient(backend):
     grads = prepare(TINY, backend, CPU)["fwd_bwd"]()
     shape = TINY.shape
     assert grads[0].shape == (shape["B"], shape["T"], shape["C"], shape["H"], shape["W"])
@@ -142,7 +142,7 @@ def test_the_backward_of_a_peer_gives_a_gradient_for_x_and_every_parameter(backe
 
 @pytest.mark.parametrize("backend", ["reference", "cpp"])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_backends_compute_the_same_from_the_same_weights_and_input(backend, layout):
+def test_backends_compute_the_same_from_the_same_weights(backend, layout):
     setting = Setting(CPU.device, layout=layout)
     if backend == "cpp" and extension.why_not_cpu() is not None:
         pytest.skip("the C++ operators are not built")
@@ -160,7 +160,7 @@ def test_a_sweep_varies_one_size_at_a_time():
     assert pixels == [1024, 2116, 4096, 8100]
 
 
-def test_a_sweep_of_a_block_varies_its_channels_and_keeps_sides_even():
+def test_a_sweep_of_a_block_varies_channels_and_keeps_sides_even():
     cases = sweep_cases(next(case for case in BLOCKS if case.name == "tiny"))
     assert {case.sweep for case in cases} == {"T", "B", "HW", "C"}
     assert all(case.shape["H"] % 2 == 0 for case in cases)
@@ -185,7 +185,7 @@ def test_run_writes_rows_and_prints_where(tmp_path, capsys):
     assert f"2 rows in {out}" in capsys.readouterr().out
 
 
-def test_the_system_has_rows_only_for_backends_that_its_parts_have():
+def test_the_system_has_rows_only_for_backends_of_its_parts():
     system = operations()["system"]
     cases = {case.name: case for case in system.cases}
     assert system.applies is not None
@@ -222,7 +222,7 @@ def test_what_runs_once_is_timed_by_its_first_call():
     assert row["p20_ms"] == row["p50_ms"] == row["p80_ms"] > 0
 
 
-def test_saved_bytes_count_what_the_backward_needs_once_and_no_leaf():
+def test_saved_bytes_count_each_saved_tensor_once_and_no_leaf():
     x, y = (torch.randn(100, requires_grad=True) for _ in range(2))
     # The product saves both leaves, the exponential its result, and the squares that result again.
     call = ForwardBackward(lambda: ((x * y).exp().square(),), [x, y])
@@ -243,7 +243,7 @@ def test_peak_memory_on_a_cpu_holds_at_least_what_is_saved():
 @pytest.mark.parametrize("op", ["rpb", "urb", "rpb-between", "urb-between"])
 @pytest.mark.parametrize("backend", ["reference", "cpp"])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_backends_of_the_blocks_compute_what_their_naive_peer_does(op, backend, layout):
+def test_backends_of_the_blocks_compute_what_naive_computes(op, backend, layout):
     if backend == "cpp" and extension.why_not_cpu() is not None:
         pytest.skip("the C++ operators are not built")
     operation, setting, results = operations()[op], Setting(CPU.device, layout=layout), {}

@@ -56,7 +56,7 @@ def test_every_variant_of_a_task_is_another_config(variants):
     assert len({repr(config) for config in configs.values()}) == len(configs)
 
 
-def test_variants_that_differ_after_the_starts_train_the_same_ones():
+def test_variants_that_differ_after_the_starts_share_them():
     names = list(DAYNIGHT)
     sharing = names[names.index("few-shot") : names.index("few-shot, paper's generator")]
     expected = start_configs(DAYNIGHT["few-shot"]())
@@ -64,14 +64,14 @@ def test_variants_that_differ_after_the_starts_train_the_same_ones():
     assert "few-shot + RL" in sharing
 
 
-def test_the_plain_variants_are_the_papers_system_and_the_presets():
+def test_plain_variants_are_the_papers_system_and_the_presets():
     assert DAYNIGHT["+ RL (the paper's system)"]() == load_config("paper")
     assert DAYNIGHT["+ video loss"]() == TrainConfig()
     assert DAYNIGHT["few-shot"]() == load_config("few-shot-cpu")
     assert FIGURE1_VARIANTS["+ video loss, frames judged alone"]() == load_config("figure1-cpu")
 
 
-def test_scores_of_the_truth_are_perfect_and_baselines_ignore_the_pairs(data):
+def test_the_truth_scores_best_and_baselines_ignore_the_pairs(data):
     task = DayNight(lambda frames: frames.mean(dim=(2, 3)), None, data)
     truth = itertools.cycle(pair.truth for pair in task.pairs)
     perfect = task.scores(lambda clip: next(truth))
@@ -82,7 +82,7 @@ def test_scores_of_the_truth_are_perfect_and_baselines_ignore_the_pairs(data):
         assert task.scores(translate)["psnr"] < 30
 
 
-def test_figure_1_asks_for_the_background_of_each_half_and_for_the_digits():
+def test_figure_1_scores_each_halfs_background_and_the_digits():
     task = Figure1(None, None)
     truths = iter([pair.truth for pair in task.pairs] * 2)
     perfect = task.scores(lambda clip: next(truths))
@@ -93,7 +93,7 @@ def test_figure_1_asks_for_the_background_of_each_half_and_for_the_digits():
     assert (blue["background_at"], blue["background"], blue["digit_iou"]) == ([1.0] * 4 + [0.0] * 4, 0.5, 0.0)
 
 
-def test_optical_flow_finds_a_shift_and_warping_by_it_leaves_no_error():
+def test_optical_flow_finds_a_shift_and_warping_undoes_it():
     motion = load_motion()
     if motion is None:
         pytest.skip("needs opencv-python-headless")
@@ -132,7 +132,7 @@ def step_clock(monkeypatch):
     return clock
 
 
-def test_training_fills_its_budget_and_keeps_the_weights_with_the_best_unpaired_score(data, step_clock):
+def test_training_fills_its_budget_and_keeps_the_best_weights(data, step_clock):
     task = tiny_task(data)
     config = changed(task.variants["tiny"](), rl__weight=0.0, starts=2, start_steps=1, few_shot=2, quiet=True)
     result = train(config, task.domains(config, 2), Budget(0.03, "steps"), selects=True)
@@ -154,7 +154,7 @@ def test_a_machine_that_slows_down_ends_a_run_early(data, step_clock, monkeypatc
     assert result.seconds == pytest.approx(2.0)
 
 
-def test_the_time_is_shared_out_by_what_starts_and_early_and_late_steps_cost(monkeypatch):
+def test_time_is_shared_out_by_the_cost_of_starts_and_steps(monkeypatch):
     config = changed(DAYNIGHT["few-shot"](), start_steps=10, loss__cycle_from=0.25)
     first = start_configs(config)[0]
 
@@ -175,7 +175,7 @@ def affordable(config, minutes):
     return runs._affordable(config, {}, Budget(minutes), minutes, SharedStarts())
 
 
-def test_a_whole_run_takes_its_own_starts_and_steps_and_keeps_its_last_weights(data):
+def test_a_whole_run_has_its_own_starts_and_keeps_its_last_model(data):
     task = tiny_task(data)
     config = changed(task.variants["tiny"](), rl__weight=0.0, starts=2, start_steps=2, steps=3, few_shot=2, quiet=True)
     result = train(config, task.domains(config, 2), Budget(None, "cpu"), selects=True)
@@ -198,7 +198,7 @@ def test_a_whole_run_keeps_the_weights_that_the_package_would(data, tmp_path):
     assert all(torch.equal(shipped[name], tensor) for name, tensor in kept.items())
 
 
-def test_starts_are_shared_by_the_variants_that_would_train_the_same_ones(data):
+def test_variants_with_equal_starts_share_them(data):
     task, shared = tiny_task(data), SharedStarts()
     config = changed(task.variants["tiny"](), rl__weight=0.0, starts=2, start_steps=2, few_shot=2, quiet=True)
     domains, budget = task.domains(config, 2), Budget(None, "cpu")
@@ -219,7 +219,7 @@ def test_starts_are_shared_by_the_variants_that_would_train_the_same_ones(data):
     assert begun(starts=1) != first
 
 
-def test_a_trained_row_tells_both_directions_and_what_the_critics_know(data):
+def test_a_row_has_both_directions_and_what_the_critics_know(data):
     task = tiny_task(data)
     key = {"variant": "tiny", "k": 2, "seed": 0, "minutes": 0.02, "clock": "cpu"}
     row = training_fields(train_variant(key, task, SharedStarts()), task)
@@ -264,7 +264,7 @@ def test_a_variant_that_a_task_lacks_is_named(data):
         main(["run"])
 
 
-def test_the_table_has_mean_and_spread_over_seeds_and_no_column_that_nothing_fills():
+def test_the_table_has_mean_and_spread_and_no_empty_column():
     row = {
         "task": "daynight",
         "k": 8,
@@ -293,7 +293,7 @@ def test_positions_and_critics_have_tables_of_their_own():
     assert "| 40 | + RL | 2 cpu x1 | 0.2500 | 0.25 |" in table
 
 
-def test_a_study_of_critics_asks_with_and_without_baseline_and_tabulates_its_seeds():
+def test_a_study_of_critics_covers_both_baselines_and_every_seed():
     tiny = {**TINY, "frames": 4, "window": None, "rl__first_step": 1}
     rows = []
     for seed in (0, 1):

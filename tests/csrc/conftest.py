@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from rlv2v_fast import extension
-from rlv2v_fast.ops.schemas import LIBRARY
+from rlv2v_fast.ops.schemas import SCHEMAS
 
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
@@ -67,11 +67,9 @@ def _simulated(scratch: Path) -> ModuleType:
             library.with_suffix(".partial").replace(library)
     definitions = torch.library.Library("rlv2v_simulated", "DEF")
     _LIBRARIES.append(definitions)
-    for name in LIBRARY._op_defs:
-        op = name.split("::")[1]
-        if op.startswith("bn_"):
-            schema = str(getattr(torch.ops.rlv2v_fast, op).default._schema)
-            definitions.define(schema.removeprefix("rlv2v_fast::"))
+    for schema in SCHEMAS.values():
+        if schema.name.startswith("bn_"):
+            definitions.define(schema.text)
     torch.ops.load_library(str(library))
     return torch.ops.rlv2v_simulated
 

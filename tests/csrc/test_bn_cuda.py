@@ -99,7 +99,7 @@ def half_case(op, dtype, layout):
 @pytest.mark.parametrize("op", ["bn_relu", "bn_add_relu", "bn_add_relu_pool"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", HALVES)
-def test_16_bit_numbers_are_rounded_once_and_statistics_are_float32(cuda_ops, op, dtype, layout):
+def test_16_bit_results_are_rounded_once_from_float32_statistics(cuda_ops, op, dtype, layout):
     arguments, wanted, wide = half_case(op, dtype, layout)
     z, *rest = cuda_ops(f"{op}_fwd", *arguments)
     unit = torch.finfo(dtype).eps
@@ -128,7 +128,7 @@ def test_16_bit_numbers_are_rounded_once_and_statistics_are_float32(cuda_ops, op
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_large_mean_costs_the_variance_no_more_than_its_rounding(cuda_ops, layout):
+def test_a_large_mean_costs_the_variance_only_its_rounding(cuda_ops, layout):
     x = (1000 + torch.randn(2, 8, 2, 16, 16)).contiguous(memory_format=layout)
     mean, var = cuda_ops("bn_stats", x, False)
     torch.testing.assert_close(mean.double(), x.double().mean((0, 2, 3, 4)), rtol=1e-7, atol=0)

@@ -44,7 +44,7 @@ def three_videos(tmp_path):
     return tmp_path / "videos"
 
 
-def test_videos_are_found_recursively_in_natural_order_and_hidden_ones_ignored(tmp_path):
+def test_visible_videos_are_found_recursively_in_natural_order(tmp_path):
     for name in ("v10.mp4", "v9.MP4", "b/c.webm", "b/.d.gif", ".e/f.avi", "notes.txt", "a.mov"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -93,9 +93,7 @@ def test_scaling_down_averages_instead_of_picking_pixels():
     assert np.abs(inner.astype(int) - 100).max() <= 1
 
 
-def test_videos_beyond_the_memory_budget_go_to_a_temporary_file_with_the_same_pixels(
-    three_videos, monkeypatch, tmp_path
-):
+def test_videos_beyond_the_memory_budget_go_to_a_file_unchanged(three_videos, monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     in_memory = Domain.open(three_videos, frames=6, size=16)
     one_and_a_half = 1.5 * in_memory.clips[0].frames.nbytes / 2**30
@@ -161,7 +159,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     )
 
 
-def test_a_domain_without_a_usable_video_names_each_and_counts_the_rest(tmp_path):
+def test_a_domain_without_usable_videos_names_five_at_most(tmp_path):
     for index in range(8):
         (tmp_path / f"v{index}.mp4").write_bytes(b"not a video at all")
     message = error_of(Domain.open, tmp_path, frames=3, size=16)
@@ -171,7 +169,7 @@ def test_a_domain_without_a_usable_video_names_each_and_counts_the_rest(tmp_path
     assert message.endswith("; and 3 more")
 
 
-def test_clips_that_are_all_too_short_are_refused_with_the_longest(tmp_path):
+def test_when_all_clips_are_too_short_the_longest_is_named(tmp_path):
     write(tmp_path / "a.mp4", noise(2))
     write(tmp_path / "b.mp4", noise(4))
     message = error_of(Domain.open, tmp_path, frames=5, size=16)
@@ -235,7 +233,7 @@ def test_samples_depend_on_the_generator_alone():
     assert not torch.equal(domain.sample(generator(1)), domain.sample(generator(2)))
 
 
-def test_every_video_start_crop_and_flip_is_drawn_about_equally_often():
+def test_videos_starts_crops_and_flips_are_drawn_equally_often():
     # Each pixel tells its video, frame and column.
     clips = [np.zeros((4, 2, 4, 3), np.uint8) for _ in range(3)]
     for index, clip in enumerate(clips):
@@ -261,7 +259,7 @@ def test_a_batch_stacks_consecutive_samples():
     assert torch.equal(domain.batch(generator(3), 3), torch.stack([domain.sample(rng) for _ in range(3)]))
 
 
-def test_clips_spread_over_a_domain_take_every_video_as_often_and_are_always_the_same():
+def test_spread_clips_take_videos_equally_often_and_never_change():
     videos = [np.full((9, 12, 10, 3), 10 * number, np.uint8) for number in range(4)]
     for video in videos:
         video[...] += np.arange(9, dtype=np.uint8)[:, None, None, None]
@@ -272,7 +270,7 @@ def test_clips_spread_over_a_domain_take_every_video_as_often_and_are_always_the
     assert many.round().tolist() == [[10 * n + start, 10 * n + start + 1] for n in range(4) for start in (1, 4, 6)]
 
 
-def test_clips_spread_over_one_video_are_its_middle_and_evenly_apart():
+def test_clips_spread_over_one_video_are_evenly_apart():
     ramp = np.broadcast_to(np.arange(30, dtype=np.uint8)[:, None, None, None], (30, 4, 8, 3)).copy()
     ramp[:, :, :2] = ramp[:, :, 6:] = 255
     clips = Domain.from_arrays([ramp], frames=10, size=4).spread(3)
@@ -281,7 +279,7 @@ def test_clips_spread_over_one_video_are_its_middle_and_evenly_apart():
     assert torch.equal(pixels[:, 0], torch.tensor([3.0, 10.0, 17.0]).view(3, 1, 1, 1).expand(3, 3, 4, 4))
 
 
-def test_the_fingerprint_sees_names_lengths_and_pixels_but_not_folders():
+def test_the_fingerprint_has_names_lengths_pixels_but_no_folders():
     def fingerprint(clip, name="a/x.mp4"):
         return Domain.from_arrays([clip], [name], frames=2, size=16).fingerprint()
 

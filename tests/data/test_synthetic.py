@@ -23,7 +23,7 @@ def test_a_pair_has_the_stated_shapes_and_one_scene(seed, frames, size):
 
 
 @pytest.mark.parametrize("frames", [1, 2, 5, 16])
-def test_the_background_is_blue_in_the_first_half_and_red_in_the_second(frames):
+def test_the_background_is_blue_in_the_first_half_then_red(frames):
     source, target, _ = figure1_pair(0, frames, 32)
     empty = (source == 0).all(axis=-1)
     for t in range(frames):
@@ -48,7 +48,7 @@ def test_edges_are_smooth_and_the_mask_follows_the_light():
     assert gray[~mask].max() < 135
 
 
-def test_digits_move_by_fractions_of_a_pixel_and_never_leave_the_frame():
+def test_digits_move_by_fractions_of_a_pixel_inside_the_frame():
     for seed in range(20):
         source, _, _ = figure1_pair(seed, 40, 32)
         gray = source[..., 0].astype(float)

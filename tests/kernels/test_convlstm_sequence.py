@@ -330,7 +330,7 @@ def test_compiles_whole(device):
     assert all(torch.equal(grads[name], expected_grads[name]) for name in grads)
 
 
-def test_autocast_runs_convolutions_in_half_and_keeps_the_state_wide(device):
+def test_autocast_convolves_in_half_and_keeps_the_state_wide(device):
     problem = Problem(SMALL, torch.float32, device)
     leaves = problem.leaves()
     with torch.autocast(device.type, dtype=torch.float16):
@@ -411,7 +411,7 @@ def test_cuda_graph(dtype, gpu):
 
 
 @pytest.mark.gpu
-def test_a_cuda_graph_captured_in_inference_mode_replays_outside_of_it(gpu):
+def test_a_cuda_graph_of_inference_mode_replays_outside_it(gpu):
     problem = Problem(Size(1, 3, 8, 8, 16, 16), torch.float32, gpu)
     with torch.inference_mode():
         captured = sequence(*problem.inputs.values(), cuda_graph=True)

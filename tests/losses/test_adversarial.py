@@ -77,7 +77,7 @@ def test_losses_are_per_element(loss, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_descent_moves_real_logits_up_fake_logits_down_and_fooling_logits_up(kind):
+def test_descent_moves_real_and_fooling_logits_up_and_fake_down(kind):
     for loss, start, up in ((real_loss, -0.5, True), (fake_loss, 0.5, False), (fooling_loss, -0.5, True)):
         z = torch.tensor(start, requires_grad=True)
         loss(z, kind).backward()
@@ -91,7 +91,7 @@ def test_bce_fooling_is_non_saturating():
     assert z.grad.item() == pytest.approx(-1.0, abs=1e-6)
 
 
-def test_a_perfect_hinge_discriminator_is_left_alone_but_its_generator_is_not():
+def test_hinge_spares_a_perfect_discriminator_not_its_generator():
     z = torch.tensor([2.0], requires_grad=True)
     (real_loss(z, "hinge") + fake_loss(-z, "hinge")).sum().backward()
     assert z.grad.item() == 0
@@ -131,7 +131,7 @@ def test_r1_of_a_quadratic_discriminator_and_its_gradients():
     torch.testing.assert_close(grad_x, (a**2 * x).detach() / 2)
 
 
-def test_r1_adds_up_the_logits_of_a_sample_and_averages_over_samples():
+def test_r1_sums_over_logits_and_averages_over_samples():
     x = torch.ones(4, 2, 3, requires_grad=True)
     # Six patch logits a sample, each 2 x: gradient 2 everywhere, squared norm 6 * 4.
     assert r1_penalty(2 * x, x).item() == 12

@@ -81,7 +81,7 @@ def test_policies_are_applied_in_order():
     ("height", "width", "rows", "columns"),
     [(16, 24, {-2, -1, 0, 1, 2}, {-3, -2, -1, 0, 1, 2, 3}), (12, 20, {-1, 0, 1}, {-2, -1, 0, 1, 2})],
 )
-def test_translation_reaches_an_eighth_of_each_side_and_no_further(height, width, rows, columns):
+def test_translation_reaches_at_most_an_eighth_of_each_side(height, width, rows, columns):
     generator = stream()
     # Of at most 35 outcomes, 300 draws miss a given row or column with probability below (6/7)^300 = 1e-20.
     seen = [displacement(height, width, generator) for _ in range(300)]
@@ -101,7 +101,7 @@ def test_translation_moves_the_picture_and_fills_with_black():
         assert torch.equal(diff_augment(clip, ("translation",), stream(seed)), expected)
 
 
-def test_cutout_blackens_one_square_of_at_most_half_the_side_and_nothing_else():
+def test_cutout_blackens_one_square_of_at_most_half_the_side():
     video, generator = still(), stream()
     sizes, corners = set(), set()
     for _ in range(200):

@@ -12,7 +12,7 @@ def board():
     return tiles.expand(1, 2, 3, 16, 16)
 
 
-def test_a_darker_fainter_picture_of_the_same_contrast_costs_nothing(board):
+def test_a_darker_fainter_picture_costs_nothing(board):
     assert contrast_loss(board, 0.4 * board - 0.5).item() == 0
 
 
@@ -21,7 +21,7 @@ def test_contrast_may_vanish_but_not_turn_round(board):
     assert contrast_loss(board, -0.2 * board - 0.8).item() == pytest.approx(1, abs=0.1)
 
 
-def test_a_light_that_comes_on_as_night_falls_costs_nothing_and_shields_only_its_surroundings():
+def test_a_light_lit_at_night_costs_nothing_and_shields_nearby():
     # A dark pane in a bright wall; at night the pane is the brighter of the two.
     day = torch.full((1, 1, 3, 16, 16), 0.5)
     day[..., 2:5, 2:5] = -0.5

@@ -25,7 +25,7 @@ def test_an_unknown_distance_is_named():
 
 @given(batch=st.integers(1, 3), frames=st.integers(2, 6), extra=st.booleans(), kind=st.sampled_from(["l1", "l2"]))
 @settings(max_examples=20, deadline=None)
-def test_frame_t_meets_frame_t_plus_1_and_a_last_forecast_is_unused(batch, frames, extra, kind):
+def test_forecasts_meet_the_next_frame_and_the_last_is_unused(batch, frames, extra, kind):
     video = torch.randn(batch, frames, 3, 4, 2)
     forecast = video[:, 1:]
     if extra:
@@ -48,7 +48,7 @@ def test_l1_is_the_default():
     assert recurrent_loss(video, forecast).item() == 3
 
 
-def test_each_used_forecast_gets_an_equal_gradient_and_the_last_none():
+def test_used_forecasts_get_equal_gradients_and_the_last_none():
     video = clip_of(0, 1, 2, 3).clone()
     forecast = torch.zeros_like(video).requires_grad_()
     recurrent_loss(video, forecast).backward()

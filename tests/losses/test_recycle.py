@@ -21,7 +21,7 @@ def one_step_down(video):
 
 @pytest.mark.parametrize("kind", ["l1", "l2"])
 @pytest.mark.parametrize("frames", [4, 5])
-def test_translating_forecasting_and_returning_perfectly_costs_nothing(ramp, frames, kind):
+def test_a_perfect_recycle_costs_nothing(ramp, frames, kind):
     # G_y and G_x negate; seen negated, the ramp falls by 0.1 a frame, which P_y knows.
     returned = negate(one_step_down(negate(ramp[:, :frames])))
     assert recycle_loss(ramp, returned, kind).item() == pytest.approx(0, abs=1e-15)

@@ -38,12 +38,12 @@ def test_clip_verdicts_asked_of_a_discriminator():
     assert loss.item() == (3 - 1) ** 2 + (-2) ** 2
 
 
-def test_a_generator_is_asked_for_both_frame_verdicts_and_for_the_clips():
+def test_a_generators_loss_has_both_frame_verdicts_and_the_clips():
     assert frame_fooling_loss(verdict(authenticity=3.0, style=-1.0), "least_squares").item() == 4 + 4
     assert video_fooling_loss(verdict(video=-2.0), "least_squares").item() == 9
 
 
-def test_style_is_weighed_and_not_even_read_where_it_weighs_nothing():
+def test_style_is_weighed_and_not_read_where_it_weighs_nothing():
     real, fake, other = verdict(authenticity=3.0, style=0.5), verdict(authenticity=-2.0), verdict(style=4.0)
     assert frame_discriminator_loss(real, fake, other, "least_squares", 0.5).item() == 4 + 4 + 0.5 * (0.25 + 16)
     unread = verdict(authenticity=3.0)

@@ -90,7 +90,7 @@ def test_matched_clips_have_nearly_the_histogram_of_the_target():
     assert distance < 0.03
 
 
-def test_the_mean_frame_averages_every_frame_and_the_mean_clip_every_clip():
+def test_mean_frames_average_frames_and_mean_clips_average_clips():
     clips = [clip(2, 3, 4, 5), clip(2, 3, 4, 5, seed=1)]
     assert torch.allclose(mean_frame(clips), torch.cat(clips).mean(dim=0), atol=1e-6)
     assert torch.allclose(mean_clip(clips), (clips[0] + clips[1]) / 2, atol=1e-6)

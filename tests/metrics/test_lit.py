@@ -23,7 +23,7 @@ def test_iou_counts_all_frames_of_a_clip_together():
     assert lit_iou(found, true).item() == 0.5
 
 
-def test_a_batch_is_scored_clip_by_clip_and_darkness_matches_darkness():
+def test_a_batch_is_scored_by_clip_and_darkness_matches_darkness():
     true = torch.stack([video(YELLOW, STREET), video(STREET, SKY)])
     found = torch.stack([video(SKY, YELLOW), video(SKY, SKY)])
     assert lit_iou(found, true).tolist() == [0.0, 1.0]

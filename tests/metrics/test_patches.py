@@ -10,7 +10,7 @@ def frames(count=4, size=20, seed=0):
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def test_a_set_is_no_distance_from_itself_in_any_order_and_little_from_others_of_its_law():
+def test_equal_sets_are_at_distance_zero_and_similar_ones_near():
     every = 4 * 14 * 14
     assert patch_distance(frames(), frames().flip(0), samples=every).item() == pytest.approx(0, abs=1e-5)
     many = frames(40), frames(40, seed=1)
@@ -24,7 +24,7 @@ def test_it_sees_where_in_the_frame_something_is():
     assert patch_distance(sky, ground) > 2 * patch_distance(sky, sky.flip(3))
 
 
-def test_the_same_question_is_asked_again_whatever_was_drawn_between():
+def test_the_distance_does_not_use_the_global_random_stream():
     first = patch_distance(frames(), frames(seed=1), samples=50)
     torch.rand(3)
     assert torch.equal(patch_distance(frames(), frames(seed=1), samples=50), first)
@@ -36,7 +36,7 @@ def test_sets_that_cannot_be_compared_are_refused(shapes):
         patch_distance(*(torch.zeros(shape) for shape in shapes))
 
 
-def test_all_patches_at_two_scales_are_projected_and_their_height_counts():
+def test_patches_of_two_scales_are_projected_with_their_height():
     a, b = frames()[..., 3:], frames(seed=1)[..., 3:]
     random, expected = torch.Generator().manual_seed(5), []
     for scale in (1, 2):

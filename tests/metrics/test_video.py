@@ -66,7 +66,7 @@ def test_a_picture_that_follows_its_flow_has_no_warping_error():
     assert warping_error(clip, torch.zeros_like(flow), visible) > 0.01
 
 
-def test_warping_error_is_the_mean_square_of_colours_from_0_to_1_over_visible_points():
+def test_warping_error_is_the_mean_square_over_visible_points():
     clip, flow = torch.full((2, 3, 4, 4), -1.0), torch.zeros(1, 2, 4, 4)
     clip[1, :, 1, 2] = 1.0
     visible = torch.zeros(1, 4, 4, dtype=torch.bool)

@@ -33,7 +33,7 @@ def streamed(generator, clip, pieces):
     width=st.sampled_from([8, 16]),
 )
 @settings(max_examples=10, deadline=None)
-def test_output_has_the_shape_of_the_input_and_lies_in_the_open_range(batch, frames, channels, height, width):
+def test_output_has_the_shape_of_the_input_and_is_in_range(batch, frames, channels, height, width):
     clip = video(batch, frames, channels, height, width)
     output = Generator(2, channels).eval()(clip)
     assert output.shape == clip.shape
@@ -68,7 +68,7 @@ def test_with_output_gain_the_head_gives_gain_and_emission(settled):
     torch.testing.assert_close(generator(clip), torch.stack(wanted, dim=2))
 
 
-def test_with_output_gain_it_starts_near_its_input_and_streams_the_same():
+def test_output_gain_starts_near_the_input_and_streams_the_same():
     generator = Generator(4, output="gain").double().eval()
     clip = video(frames=5, dtype=torch.float64)
     output = generator(clip)
@@ -84,7 +84,7 @@ def test_an_unknown_output_is_named():
 
 @pytest.mark.parametrize("norm", ["batch", "instance"])
 @pytest.mark.parametrize("batch", [1, 2])
-def test_no_output_frame_depends_on_a_later_input_frame_in_eval_mode(settled, batch, norm):
+def test_in_eval_mode_no_output_frame_depends_on_a_later_input(settled, batch, norm):
     generator, clip = settled(Generator(2, norm=norm)), video(batch, 5)
     output = generator(clip)
     for t in range(5):
@@ -107,7 +107,7 @@ def test_streaming_in_pieces_equals_the_whole_clip(settled, pieces, batch, norm)
 
 @given(pieces=st.lists(st.integers(1, 3), min_size=1, max_size=4))
 @settings(max_examples=8, deadline=None)
-def test_streaming_in_any_pieces_equals_the_whole_clip_in_float32(settled, pieces):
+def test_streaming_in_any_pieces_equals_the_whole_float32_clip(settled, pieces):
     generator, clip = settled(Generator(2)), video(1, sum(pieces))
     # About a hundred rounded sums between input and tanh: 100 * 2^-24 = 6e-6; a lost history changes 1e-3 and more.
     torch.testing.assert_close(streamed(generator, clip, pieces), generator(clip), rtol=0, atol=2e-5)
@@ -137,7 +137,7 @@ def test_items_of_a_batch_are_translated_alone_in_eval_mode(settled):
     torch.testing.assert_close(generator(clip)[1:], generator(clip[1:]), **STREAMING)
 
 
-def test_in_training_mode_batch_statistics_are_updated_and_in_eval_mode_they_are_not():
+def test_training_mode_alone_updates_batch_statistics():
     generator = Generator(2)
     means = [m.running_mean for m in generator.modules() if isinstance(m, nn.BatchNorm3d)]
     generator.eval()(video())

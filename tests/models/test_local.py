@@ -20,14 +20,14 @@ def test_fourier_features_keep_colour_and_place_and_add_sines():
     assert out[:, 5:].abs().max() <= 1
 
 
-def test_fourier_features_turn_fast_with_colour_and_slowly_with_place():
+def test_fourier_features_are_fast_in_colour_and_slow_in_place():
     weight = FourierFeatures(3, 2000, 8.0).project.weight
     assert weight[:, :3].std().item() == pytest.approx(8, rel=0.1)
     assert weight[:, 3:].std().item() == pytest.approx(1, rel=0.1)
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_a_clip_of_lower_precision_is_translated_as_precisely_as_the_weights(autocast):
+def test_low_precision_clips_are_translated_by_precise_weights(autocast):
     generator, clip = LocalGenerator(4).eval(), video(dtype=torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         found, expected = generator(clip), generator(clip.float())
@@ -36,7 +36,7 @@ def test_a_clip_of_lower_precision_is_translated_as_precisely_as_the_weights(aut
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3, 1, 1), (2, 3, 3, 7, 5), (1, 2, 3, 16, 24)])
-def test_a_clip_of_any_size_is_translated_within_range_in_eval_mode(shape):
+def test_in_eval_mode_clips_of_any_size_are_translated_in_range(shape):
     generator = LocalGenerator(4).eval()
     with torch.no_grad():
         generator.head.bias.copy_(torch.tensor([3.0, -3.0, 0.0, 0.0, 0.0, 0.0]))
@@ -47,7 +47,7 @@ def test_a_clip_of_any_size_is_translated_within_range_in_eval_mode(shape):
     assert generator.train()(clip).abs().max() > 1 or clip.max() < -0.9
 
 
-def test_frames_are_translated_alone_so_that_a_stream_equals_the_clip(settled):
+def test_frames_are_translated_alone_and_streams_equal_clips(settled):
     generator = settled(LocalGenerator(4).double())
     clip = video(dtype=torch.float64)
     parts, state = [], None
@@ -100,7 +100,7 @@ def test_a_local_generator_learns_to_tell_near_colours_apart():
     assert (generator(clip) - goal).abs().max() < 0.2
 
 
-def test_patch_logits_are_per_frame_at_a_quarter_of_the_size_and_one_is_per_clip():
+def test_patch_logits_are_quarter_size_by_frame_and_one_by_clip():
     verdict = PatchDiscriminator(4)(video(2, 3, 3, 16, 12))
     assert verdict.authenticity.shape == verdict.style.shape == (2, 3, 4, 3)
     assert verdict.video.shape == (2,)
@@ -115,7 +115,7 @@ def test_a_patch_logit_sees_twenty_six_pixels(settled):
     assert rows.max() - rows.min() + 1 == 26
 
 
-def test_frame_logits_are_of_single_frames_and_the_clip_logit_knows_their_order(settled):
+def test_frame_logits_see_one_frame_and_clip_logits_their_order(settled):
     discriminator = settled(PatchDiscriminator(4).double())
     clip = video(1, 4, dtype=torch.float64)
     forward, backward = discriminator(clip), discriminator(clip.flip(1))

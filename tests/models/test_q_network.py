@@ -57,7 +57,7 @@ def test_value_depends_on_the_position(settled, norm):
     assert difference.abs().min().item() > CHANGED
 
 
-def test_the_trunk_sees_the_state_then_the_action_with_the_position_as_a_constant_channel(critic):
+def test_the_trunk_sees_state_then_action_and_a_position_channel(critic):
     (state, action, position), seen = inputs(), []
     critic.trunk.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     critic(state, action, position)

@@ -96,7 +96,7 @@ def test_a_config_that_fixes_no_shape_is_refused(values, message):
         ModelConfig(**values)
 
 
-def test_the_seed_fixes_every_weight_and_another_seed_changes_every_convolution():
+def test_the_seed_fixes_weights_and_another_changes_convolutions():
     first, again, other = (RLV2VGAN(SMALL, seed=seed).state_dict() for seed in (5, 5, 6))
     for name, tensor in first.items():
         assert torch.equal(tensor, again[name]), name
@@ -104,7 +104,7 @@ def test_the_seed_fixes_every_weight_and_another_seed_changes_every_convolution(
             assert not torch.equal(tensor, other[name]), name
 
 
-def test_construction_neither_reads_nor_moves_the_global_random_stream():
+def test_construction_leaves_the_global_random_stream_alone():
     torch.manual_seed(1)
     before = torch.get_rng_state()
     first = RLV2VGAN(SMALL).state_dict()
@@ -132,7 +132,7 @@ def test_leaving_the_critics_out_changes_no_other_weight():
 # Averaged generators
 
 
-def test_averaged_generators_start_as_the_generators_share_no_memory_and_take_no_gradient():
+def test_averaged_generators_start_as_frozen_copies():
     model = RLV2VGAN(SMALL)
     own, averaged = model.generators.state_dict(), model.generators_ema.state_dict()
     assert all(torch.equal(own[name], averaged[name]) for name in own)
@@ -160,7 +160,7 @@ def test_update_ema_averages_parameters_and_copies_buffers(decay):
 
 
 @pytest.mark.parametrize(("direction", "domain"), [("x2y", "y"), ("y2x", "x")])
-def test_translation_is_the_averaged_generator_of_the_domain_produced(trained, direction, domain):
+def test_translation_uses_the_averaged_generator_of_its_domain(trained, direction, domain):
     clip = video()
     output = trained.translate(clip, direction)
     with torch.no_grad():
@@ -200,7 +200,7 @@ def test_no_more_than_a_chunk_of_frames_enters_the_network(settled):
 
 @given(height=st.integers(1, 20), width=st.integers(1, 20))
 @settings(max_examples=10, deadline=None)
-def test_any_size_is_padded_by_its_last_row_and_column_and_cropped(trained, height, width):
+def test_any_size_is_padded_by_its_last_row_and_column_then_cut(trained, height, width):
     clip = video(1, 2, 3, height, width)
     output = trained.translate(clip)
     assert output.shape == clip.shape
@@ -216,7 +216,7 @@ def test_any_size_is_translated_with_instance_normalization_too(size):
     assert RLV2VGAN(ModelConfig(width=2, norm="instance")).translate(clip).shape == clip.shape
 
 
-def test_a_video_without_a_batch_dimension_is_translated_as_a_batch_of_one(trained):
+def test_a_video_without_batch_dimension_is_a_batch_of_one(trained):
     clip = video(3, 3, 16, 16)
     output = trained.translate(clip)
     assert output.shape == clip.shape
@@ -243,7 +243,7 @@ def test_a_stream_is_translated_as_it_comes(trained):
     assert asked == [0]
 
 
-def test_translation_runs_in_eval_mode_and_restores_the_mode_of_the_model(settled):
+def test_translation_runs_in_eval_mode_and_restores_the_mode(settled):
     model, clip = settled(RLV2VGAN(SMALL)), video()
     expected = model.translate(clip)
     model.train()
@@ -265,7 +265,7 @@ def test_the_mode_is_restored_after_an_error():
     assert all(modes(model))
 
 
-def test_translation_carries_no_gradient_and_leaves_gradients_enabled(trained):
+def test_translation_has_no_gradient_and_leaves_them_enabled(trained):
     assert not trained.translate(video().requires_grad_()).requires_grad
     stream = trained.translate_stream(iter([video(), video()]))
     next(stream)
@@ -342,14 +342,14 @@ def test_the_files_are_json_and_safetensors(saved):
     assert load_file(saved / "model.safetensors").keys() == RLV2VGAN(SMALL).state_dict().keys()
 
 
-def test_a_model_saved_before_there_were_small_networks_is_the_papers(saved):
+def test_a_model_saved_before_small_networks_is_the_papers(saved):
     record = json.loads((saved / "config.json").read_text())
     del record["model"]["generator"], record["model"]["discriminator"]
     (saved / "config.json").write_text(json.dumps(record))
     assert RLV2VGAN.from_pretrained(saved).config == SMALL
 
 
-def test_small_networks_translate_a_stream_as_the_clip_and_are_loaded_as_saved(tmp_path):
+def test_small_networks_stream_like_the_clip_and_load_as_saved(tmp_path):
     model = RLV2VGAN(ModelConfig(width=4, generator="local", discriminator="patch"))
     model.save_pretrained(tmp_path)
     clip = torch.rand(5, 3, 13, 10) * 2 - 1
@@ -367,7 +367,7 @@ def test_small_networks_translate_a_stream_as_the_clip_and_are_loaded_as_saved(t
         (ModelConfig(width=2, norm="instance"), r"num_batches_tracked is \(\), expected None"),
     ],
 )
-def test_weights_of_another_architecture_are_refused_and_change_nothing(saved, config, name):
+def test_weights_of_another_architecture_change_nothing(saved, config, name):
     model = RLV2VGAN(config, seed=1)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     with pytest.raises(InputError, match=f"holds another architecture: .*{name}"):
@@ -390,7 +390,7 @@ def test_a_missing_file_is_named(saved, name):
         RLV2VGAN.from_pretrained(saved)
 
 
-def test_a_missing_folder_and_a_file_in_its_place_are_input_errors(tmp_path):
+def test_a_missing_folder_and_a_file_instead_are_input_errors(tmp_path):
     with pytest.raises(InputError, match=r"has no config\.json"):
         RLV2VGAN.from_pretrained(tmp_path / "nowhere")
     (tmp_path / "file").write_text("")

@@ -25,7 +25,7 @@ def pair(layers: int, bias: bool = True, **options: object) -> tuple[NaiveConvLS
 @pytest.mark.parametrize("memory", ["fast", "low"])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("layers", [1, 2])
-def test_same_state_dict_outputs_and_gradients_as_the_naive_layer(
+def test_state_dict_outputs_and_gradients_are_the_naive_layers(
     layers: int, bias: bool, memory: str, backend: str
 ) -> None:
     naive, ours = pair(layers, bias, memory=memory, exact=True, backend=backend)

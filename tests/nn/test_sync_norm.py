@@ -121,7 +121,7 @@ def test_gpus_together_are_one_with_the_whole_batch(tmp_path):
 
 
 @pytest.mark.gpu
-def test_a_single_gpu_in_a_group_of_one_is_plain_batch_normalization(tmp_path):
+def test_a_group_of_one_gpu_is_plain_batch_normalization(tmp_path):
     check_exactly(run_together(tmp_path, 1, "cuda", "reference"))
 
 
@@ -143,7 +143,7 @@ def test_one_process_runs_plain_batch_normalization_fused(kind, grouped, tmp_pat
     torch.testing.assert_close(*found, rtol=0, atol=0)
 
 
-def test_convert_keeps_names_tensors_modes_and_hooks_and_leaves_other_modules_alone():
+def test_convert_keeps_names_tensors_modes_hooks_and_the_rest():
     class Special(nn.BatchNorm3d):
         pass
 

@@ -59,7 +59,7 @@ def test_float32_error_is_within_twice_pytorchs_own(layout):
 
 @fused
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_of_equal_maxima_the_first_gets_the_gradient_as_in_pytorch(layout):
+def test_of_equal_maxima_the_first_gets_the_gradient(layout):
     x = (
         torch.randint(0, 3, (2, 3, 2, 8, 40), device=Place.device)
         .double()

@@ -21,7 +21,7 @@ def test_mean_and_biased_variance_over_the_batch_or_each_frame(shape, layout, ba
 
 @fused
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_large_mean_or_an_outlier_costs_the_variance_no_accuracy(layout):
+def test_a_large_mean_or_an_outlier_keeps_the_variance_accurate(layout):
     x = torch.randn(2, 5, 4, 33, 37, device=Place.device).contiguous(memory_format=layout)
     x[0, :, 0, 0, 0] += 1e4  # the first value of every channel
     for moved in (x, x + 1000):
@@ -78,7 +78,7 @@ def test_arguments_that_do_not_fit_are_named():
         bn_stats(torch.zeros(1, 1, 1, 2, 2).half(), backend="cpp")
 
 
-def test_another_device_runs_the_reference_and_an_explicit_backend_says_why_not():
+def test_another_device_runs_the_reference_and_cpp_says_why_not():
     with pytest.raises(RuntimeError, match=r"the C\+\+ operators run on cpu and cuda, not on meta"):
         bn_stats(torch.zeros(1, 1, 1, 2, 2, device="meta"), backend="cpp")
     with pytest.warns(BackendFallbackWarning, match="not on meta"):

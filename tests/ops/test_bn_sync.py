@@ -30,7 +30,7 @@ def by(x, *norm):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_given_statistics_get_their_gradients_from_the_fused_operator(tensors, backend):
+def test_given_statistics_get_gradients_from_the_fused_operator(tensors, backend):
     def fused(*tensors):
         return bn_relu(tensors[0], by(*tensors), backend=backend)[0]
 

@@ -136,8 +136,10 @@ def test_every_operator_traces_with_its_derivatives(x):
 
 
 def test_a_schema_is_read_by_name_and_type():
-    schema = Schema.parse("f(Tensor? x, float eps) -> (Tensor y, Tensor[] kept)")
-    assert schema == Schema("f", {"x": "Tensor?", "eps": "float"}, {"y": "Tensor", "kept": "Tensor[]"})
+    text = "f(Tensor? x, float eps) -> (Tensor y, Tensor[] kept)"
+    assert Schema.parse(text) == Schema(
+        text, "f", {"x": "Tensor?", "eps": "float"}, {"y": "Tensor", "kept": "Tensor[]"}
+    )
     with pytest.raises(ValueError, match=r"text must read 'name\(Type argument"):
         Schema.parse("f(Tensor x)")
 

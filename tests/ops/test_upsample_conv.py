@@ -56,7 +56,7 @@ def test_first_and_second_derivatives():
     torch.autograd.gradgradcheck(lambda *a: upsample_conv(*a)[0], (x, weight, bias, history))
 
 
-def test_float32_error_is_within_twice_that_of_upsampling_and_convolution():
+def test_float32_error_is_within_twice_that_of_two_operators():
     x, weight = torch.randn(2, 32, 4, 16, 16), torch.randn(32, 32, 3, 3, 3)
     assert is_worthwhile(x, weight)
     exact = written_out(x.double(), weight.double())

@@ -80,14 +80,14 @@ def scales(**weights):
     return networks, policy
 
 
-def test_mixture_value_weighs_the_two_candidates_by_their_probabilities():
+def test_mixture_value_weighs_candidates_by_their_probabilities():
     state, position = torch.tensor([0.5, 0.25]).reshape(2, 1, 1, 1, 1), torch.tensor([0.1, 0.2])
     mixed = mixture_value(value, constant_policy(1.0, 5.0), "x", state, position, sigma2=0.25)
     first, second = [10 + 5 + 1, 20 + 2.5 + 1], [10 + 5 + 5, 20 + 2.5 + 5]
     assert mixed.tolist() == pytest.approx([0.75 * a + 0.25 * b for a, b in zip(first, second, strict=True)])
 
 
-def test_td_target_is_the_reward_and_the_discounted_value_of_the_next_state():
+def test_td_target_is_reward_plus_discounted_next_value():
     # Next states are (0.2, 0.3) and (0.5, 0.6); their last frames, the actions, are worth 10 each.
     batch = batch_of(
         [[0.1, 0.2], [0.4, 0.5]], [0.3, 0.6], [-1.0, -2.0], [False, False], position=0.25, next_position=0.5
@@ -104,7 +104,7 @@ def test_td_target_of_a_final_transition_is_its_reward():
 
 
 @pytest.mark.parametrize(("domain", "direct", "through_other"), [("x", 7, 2 * 11 * 3), ("y", 11, 3 * 7 * 2)])
-def test_td_target_takes_the_candidates_of_its_domain_in_the_next_state(domain, direct, through_other):
+def test_td_target_takes_the_next_candidates_of_its_domain(domain, direct, through_other):
     _, policy = scales(G_x=2, G_y=3, P_x=7, P_y=11)
     batch = batch_of([[9.0]], [0.5], [0.0], [False])
 
@@ -138,7 +138,7 @@ def test_noise_on_actions_is_cut_off_and_keeps_them_in_range():
     assert clipped_noise(torch.ones(1000), 0.5, torch.Generator().manual_seed(0)).max() == 1
 
 
-def test_explained_variance_is_one_of_a_perfect_critic_and_zero_of_a_constant_one():
+def test_explained_variance_is_1_if_perfect_and_0_if_constant():
     outcome = torch.tensor([1.0, 2.0, 4.0, 9.0])
     assert explained_variance(outcome + 100, outcome) == pytest.approx(1)
     assert explained_variance(torch.full((4,), 7.0), outcome) == pytest.approx(0)
@@ -151,7 +151,7 @@ def test_numbers_less_their_mean_at_a_position():
     assert less_mean_at(position, numbers).tolist() == [-2, 0, 2, 0]
 
 
-def test_critic_loss_is_the_mean_squared_error_at_the_action_taken():
+def test_critic_loss_is_the_squared_error_at_the_action_taken():
     batch = batch_of([[0.5], [1.0]], [2.0, 3.0], [0.0, 0.0], [False, False], position=0.25)
     # Q = 25 + 5 + 2 and 25 + 10 + 3.
     assert critic_loss(value, batch, torch.tensor([30.0, 39.0])).item() == pytest.approx((2**2 + 1**2) / 2)
@@ -183,7 +183,7 @@ def test_actor_loss_adds_the_domains_each_on_its_own_scale():
     assert actor_loss(batches, critics, policy, sigma2=0.5).item() == pytest.approx(-1 / 3 + 1)
 
 
-def test_actor_loss_and_gradient_do_not_change_with_the_critics_scale():
+def test_the_actors_loss_and_gradient_ignore_the_critics_scale():
     results = []
     for size in (1.0, 1e-3, 500.0):
         networks, policy = scales(G_x=1.5, G_y=0.5, P_x=1, P_y=2)
@@ -239,7 +239,7 @@ def test_only_candidates_the_policy_may_take_are_trained(sigma2, moved):
     assert {name for name, network in networks.items() if network.weight.grad} == moved
 
 
-def test_a_critic_that_says_zero_everywhere_gives_a_finite_gradient():
+def test_a_critic_of_zeros_gives_a_finite_gradient():
     networks, policy = scales(G_x=1, G_y=1, P_x=1, P_y=1)
     loss = actor_loss({"x": batch_of([[1.0]], [0.0], [0.0], [False])}, {"x": Slope(0)}, policy, sigma2=0.5)
     loss.backward()

@@ -25,7 +25,7 @@ def assert_same(a, b):
         torch.testing.assert_close(getattr(a, name), getattr(b, name), rtol=0, atol=0, msg=name)
 
 
-def test_next_state_is_the_state_shifted_by_one_with_the_action_appended(transitions):
+def test_next_state_is_the_shifted_state_and_the_action(transitions):
     batch = transitions(2)
     assert batch.next_state.shape == batch.state.shape
     assert torch.equal(batch.next_state[:, 0], batch.state[:, 1])
@@ -58,7 +58,7 @@ def test_bytes_round_to_the_nearest_of_256_levels():
     assert (from_bytes(to_bytes(values)) - values).abs().max().item() <= 1 / 255 + 1e-6
 
 
-def test_every_byte_survives_a_round_trip_and_the_ends_are_black_and_white():
+def test_every_byte_survives_and_the_ends_are_black_and_white():
     levels = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(to_bytes(from_bytes(levels)), levels)
     assert from_bytes(levels[[0, 255]]).tolist() == [-1.0, 1.0]
@@ -102,7 +102,7 @@ def test_the_ring_overwrites_the_oldest(transitions):
 
 @given(capacity=st.integers(1, 6), counts=st.lists(st.integers(1, 8), min_size=1, max_size=5))
 @settings(max_examples=25, deadline=None)
-def test_whatever_the_batches_the_newest_are_held_with_their_own_frames(transitions, capacity, counts):
+def test_the_newest_are_held_with_their_own_frames(transitions, capacity, counts):
     buffer, expected, first = ReplayBuffer(capacity, 3, (1, 2, 2)), deque(maxlen=capacity), 0
     for count in counts:
         buffer.add(transitions(count, first))
@@ -221,7 +221,7 @@ def test_the_state_is_a_copy(transitions):
 @pytest.mark.parametrize(
     "other", [ReplayBuffer(2, 3, (1, 2, 2)), ReplayBuffer(5, 2, (1, 2, 2)), ReplayBuffer(5, 3, (1, 2, 4))]
 )
-def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(transitions, other):
+def test_a_state_that_does_not_fit_changes_nothing(transitions, other):
     saved = ReplayBuffer(5, 3, (1, 2, 2))
     saved.add(transitions(3))
     with pytest.raises(

@@ -41,14 +41,14 @@ def after(returns, *rollouts):
     return returns
 
 
-def test_without_baseline_and_normalization_returns_stay_as_they_are():
+def test_without_baseline_or_normalization_returns_stay_the_same():
     fresh = random_rollout(0)
     seen = after(RunningReturns(FRAMES, baseline=False, normalize=False), fresh).relative(fresh, 0.9)
     assert torch.equal(seen.reward, fresh.reward)
     assert torch.equal(seen.outcome, fresh.outcome)
 
 
-def test_the_baseline_is_the_mean_at_each_position_of_each_domain():
+def test_the_baseline_is_a_mean_for_each_position_and_domain():
     fresh = random_rollout(1)
     returns = after(RunningReturns(FRAMES, baseline=True, normalize=False), fresh)
     wanted = fresh.outcome.view(2, FRAMES - 1, 3).mean(2, keepdim=True).expand(-1, -1, 3).flatten()
@@ -68,7 +68,7 @@ def test_relative_rewards_add_up_to_relative_outcomes(gamma, normalize):
     assert not torch.allclose(seen.outcome, fresh.outcome, atol=1e-2)
 
 
-def test_the_mean_is_a_plain_average_first_and_moves_a_twentieth_later():
+def test_the_mean_starts_as_an_average_then_moves_a_twentieth():
     returns = RunningReturns(FRAMES, baseline=True, normalize=False)
     fresh = rolled_out(torch.ones(2, FRAMES - 1, 1))
     tripled = dataclasses.replace(fresh, outcome=3 * fresh.outcome)
@@ -79,7 +79,7 @@ def test_the_mean_is_a_plain_average_first_and_moves_a_twentieth_later():
     assert torch.allclose(after(returns, tripled).mean, before + (3 * one - before) / 20)
 
 
-def test_the_deviation_is_that_of_returns_and_moves_a_twentieth_of_the_way():
+def test_the_deviation_is_that_of_returns_and_moves_a_twentieth():
     returns = RunningReturns(FRAMES, baseline=False, normalize=True)
     assert returns.scale == 1
     first = random_rollout(5)
@@ -90,7 +90,7 @@ def test_the_deviation_is_that_of_returns_and_moves_a_twentieth_of_the_way():
     assert torch.equal(returns.relative(first, 1.0).outcome, first.outcome / returns.scale)
 
 
-def test_with_a_baseline_the_deviation_is_that_from_the_means_before():
+def test_with_a_baseline_deviations_are_from_the_earlier_means():
     returns = RunningReturns(FRAMES, baseline=True, normalize=True)
     one = random_rollout(6, clips=1)
     after(returns, one)

@@ -92,7 +92,7 @@ def test_first_state_is_black_but_for_its_last_frame():
 
 
 @pytest.mark.parametrize("domain", ["x", "y"])
-def test_candidates_are_the_direct_forecast_and_the_one_through_the_other_domain(domain):
+def test_candidates_are_forecasts_direct_and_by_the_other_domain(domain):
     state = torch.rand(2, 3, 1, 2, 2)
     first, second = AFFINE.candidates(domain, state)
     torch.testing.assert_close(first, FIRST[domain](state[:, -1]))
@@ -115,7 +115,7 @@ def test_candidates_networks_see_the_whole_state_in_order():
 
 
 @pytest.mark.parametrize(("sigma2", "taken"), [(0.0, FIRST), (1.0, SECOND)])
-def test_states_start_black_with_the_first_frame_and_shift_by_the_action(sigma2, taken):
+def test_states_start_black_with_a_frame_and_shift_by_the_action(sigma2, taken):
     found, given_clips = roll(sigma2=sigma2), clips()
     for domain in "xy":
         for item in range(2):
@@ -136,7 +136,7 @@ def test_true_actions_are_the_clips_frames_after_the_first():
             assert torch.equal(trajectory(found, domain, 2, item).true_action, given_clips[domain][item, 1:])
 
 
-def test_every_clip_gives_t_minus_1_transitions_with_their_positions_and_one_end():
+def test_a_clip_gives_t_minus_1_transitions_and_one_end():
     given_clips = clips() | {"y": clips(batch=3, frames=5)["y"]}
     found = roll(given_clips)
     assert found.domain.bincount().tolist() == [2 * 3, 3 * 4]
@@ -150,7 +150,7 @@ def test_every_clip_gives_t_minus_1_transitions_with_their_positions_and_one_end
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0])
-def test_outcomes_are_the_discounted_rewards_to_the_end_of_their_clip(gamma):
+def test_outcomes_are_discounted_rewards_to_the_end_of_the_clip(gamma):
     found = roll(gamma=gamma)
     for domain in "xy":
         for item in range(2):
@@ -167,7 +167,7 @@ def test_a_clip_of_two_frames_is_one_final_transition():
 
 
 @pytest.mark.parametrize(("sigma2", "weight"), [(0.0, 0.25), (1.0, 0.75)])
-def test_reward_is_minus_the_frame_loss_and_the_candidates_weighted_distance(sigma2, weight):
+def test_reward_is_minus_frame_loss_and_weighted_distance(sigma2, weight):
     weights = RewardWeights(recurrent=0.25, recycle=0.75, video=2.0)
     steps = trajectory(roll(sigma2=sigma2, weights=weights), "x", 2, 1)
     for step in range(2):
@@ -180,7 +180,7 @@ def test_reward_is_minus_the_frame_loss_and_the_candidates_weighted_distance(sig
 
 
 @pytest.mark.parametrize("sigma2", [0.0, 1.0])
-def test_final_reward_is_minus_the_weighted_video_loss_of_the_clip_rolled_out(sigma2):
+def test_final_reward_is_minus_the_weighted_loss_of_the_clip(sigma2):
     given_clips = clips()
     weights = RewardWeights(recurrent=9.0, recycle=9.0, video=2.0, kind="hinge")
     for domain in "xy":
@@ -191,7 +191,7 @@ def test_final_reward_is_minus_the_weighted_video_loss_of_the_clip_rolled_out(si
         assert steps.reward[-1].item() == pytest.approx(2.0 * logit, rel=1e-5)
 
 
-def test_final_reward_of_the_default_kind_is_the_non_saturating_cross_entropy():
+def test_final_reward_is_by_default_non_saturating_cross_entropy():
     found = roll(sigma2=0.0, weights=RewardWeights(video=3.0), discriminators=DISCRIMINATORS)
     steps, start = trajectory(found, "x", 2, 0), clips()["x"][0, 0, 0, 0, 0].item()
     logit = sum((t + 1) * value for t, value in enumerate([start, *level(steps.action)])) / 10
@@ -202,7 +202,7 @@ def test_the_default_weights_are_the_authors():
     assert RewardWeights() == RewardWeights(recurrent=0.1, recycle=0.1, video=1.0, kind="bce")
 
 
-def test_each_domains_discriminator_judges_the_action_after_its_state_then_the_whole_clip():
+def test_each_domains_discriminator_judges_actions_then_the_clip():
     discriminators = {domain: recording(judge) for domain in "xy"}
     found, given_clips = roll(discriminators=discriminators), clips()
     for domain in "xy":
@@ -285,7 +285,7 @@ def test_without_critics_epsilon_has_no_effect():
     assert torch.equal(roll(epsilon=0.0).action, roll(epsilon=1.0).action)
 
 
-def test_critics_of_the_domain_are_asked_about_both_candidates_at_their_position():
+def test_a_domains_critics_judge_both_candidates_at_a_position():
     critics = {domain: recording(lambda s, a, p: a.mean(dim=(1, 2, 3))) for domain in "xy"}
     found = roll(critics=critics, epsilon=0.0)
     for domain in "xy":

@@ -80,7 +80,7 @@ def test_unfinished_checkpoints_are_not_seen_and_can_be_removed(tmp_path, model)
     assert sorted(p.name for p in tmp_path.glob("*/*")) == ["step_00000001", "step_00000001", "step_old"]
 
 
-def test_a_best_model_that_cannot_be_written_leaves_the_one_before(tmp_path, model, monkeypatch):
+def test_a_best_model_that_cannot_be_written_leaves_the_old_one(tmp_path, model, monkeypatch):
     assert best_distance(tmp_path) == math.inf
     kept = save_best(tmp_path, 3, model, 0.5)
 

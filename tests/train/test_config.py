@@ -106,7 +106,7 @@ def test_values_out_of_range_are_named(make, message):
         make()
 
 
-def test_a_number_may_be_written_as_elsewhere_though_yaml_takes_it_for_text(tmp_path):
+def test_a_number_that_yaml_reads_as_text_is_still_a_number(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("optim: {lr: 2e-4, lr_discriminator: 1e-3}")
     assert (load_config(path).optim.lr, load_config(path).optim.lr_discriminator) == (2e-4, 1e-3)
@@ -137,13 +137,13 @@ def test_changed_fields_ignores_what_a_resumed_run_may_change():
 @pytest.mark.parametrize(
     "scheduled", [{"optim": OptimConfig(decay=True)}, {"loss": LossConfig(cycle=1, cycle_from=0.5)}]
 )
-def test_the_number_of_steps_is_fixed_where_a_schedule_counts_in_shares_of_it(scheduled):
+def test_schedules_in_shares_of_the_steps_fix_their_number(scheduled):
     base = TrainConfig(steps=10, **scheduled)
     assert changed_fields(base, dataclasses.replace(base, steps=7)) == [("steps", 10, 7)]
 
 
 @pytest.mark.parametrize(("capability", "precision"), [("AVX512", "bf16"), ("AVX2", "fp32"), ("DEFAULT", "fp32")])
-def test_bf16_gives_way_to_fp32_on_a_cpu_without_fast_kernels_for_it(monkeypatch, capability, precision):
+def test_bf16_gives_way_to_fp32_on_a_cpu_that_is_slow_at_it(monkeypatch, capability, precision):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     config = TrainConfig(device="cpu", precision="bf16")
     expected = pytest.warns(UserWarning, match="precision: this CPU") if precision == "fp32" else nullcontext()

@@ -59,7 +59,7 @@ def test_two_processes_with_a_clip_each_are_one_with_both(together):
 
 
 @pytest.mark.parametrize("case", ["straight", "stopped", "resumed", "out of time", "waiting", "without rl", "apart"])
-def test_all_processes_hold_the_same_networks_statistics_averages_and_targets(together, case):
+def test_all_processes_hold_the_same_state(together, case):
     first, second = (part[case] for part in together)
     assert first["step"] == second["step"]
     assert_same(first["model"], second["model"])
@@ -74,7 +74,7 @@ def test_processes_draw_their_own_clips_and_choices(together):
     assert not torch.equal(first["buffer"]["frames"], second["buffer"]["frames"])
 
 
-def test_resuming_is_bit_identical_to_never_stopping_in_each_process(together):
+def test_each_process_resumes_bit_for_bit(together):
     for part in together:
         assert part["resumed"]["step"] == 2
         assert_same(part["resumed"], part["straight"])
@@ -105,12 +105,12 @@ def test_a_loss_that_diverges_in_one_process_stops_all(together):
         assert part["diverged"].startswith("TrainingDivergedError: training diverged: ")
 
 
-def test_reinforcement_learning_off_is_reinforcement_learning_that_has_not_begun(together):
+def test_reinforcement_learning_off_equals_not_yet_begun(together):
     waiting, without = together[0]["waiting"]["model"], together[0]["without rl"]["model"]
     assert_same({n: t for n, t in waiting.items() if not n.startswith("critics")}, without)
 
 
-def test_gradients_and_numbers_are_averaged_over_the_processes_that_have_them(together):
+def test_averages_are_over_the_processes_that_have_the_value(together):
     for part in together:
         both, one, none = part["gradients"]
         assert (both.tolist(), one.tolist(), none) == ([1.5, 3.0], [5.0, 7.0], None)

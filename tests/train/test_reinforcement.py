@@ -20,7 +20,7 @@ def clips(domains, count=2):
     return {domain: domains[domain].batch(random, count) for domain in ("x", "y")}
 
 
-def test_there_is_no_rollout_before_the_first_step_and_the_warm_up_counts_from_it(config, domains):
+def test_rollouts_and_the_warm_up_begin_at_the_first_step(config, domains):
     trainer = trainer_with(config, domains, first_step=2, rollout_every=1, critic_warmup=2)
     rows = [trainer.iterate() for _ in range(5)]
     assert [any(name.startswith("critic") for name in row) for row in rows] == [False, False, True, True, True]
@@ -41,7 +41,7 @@ def test_monte_carlo_targets_are_the_outcomes(config, domains):
 
 
 @pytest.mark.parametrize("target", ["monte_carlo", "td"])
-def test_critics_are_fitted_to_returns_relative_to_their_mean_over_their_deviation(config, domains, target):
+def test_critics_are_fitted_to_standardized_returns(config, domains, target):
     rl = {"normalize": True, "baseline": True, "target": target, "batch_size": 64}
     reinforcement = trainer_with(config, domains, **rl).reinforcement
     for _ in range(3):
@@ -78,7 +78,7 @@ def test_each_of_two_critics_learns_and_the_lower_one_counts(config, domains):
     assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def test_an_examination_repeats_changes_nothing_and_names_each_domain(config, domains):
+def test_examinations_repeat_change_nothing_and_name_each_domain(config, domains):
     trainer = trainer_with(config, domains, rollout_every=1)
     trainer.iterate()
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
@@ -105,7 +105,7 @@ def same(targets, followed):
 
 
 @pytest.mark.parametrize("starts", [1, 2])
-def test_targets_begin_as_copies_of_what_they_follow_after_starts_and_as_late_as_learning(config, domains, starts):
+def test_targets_begin_as_copies_only_once_learning_begins(config, domains, starts):
     config = dataclasses.replace(config, starts=starts, start_steps=2, rl=dataclasses.replace(config.rl, first_step=2))
     trainer = make_trainer(config, domains)[0]
     targets = trainer.reinforcement.targets
@@ -127,7 +127,7 @@ def test_targets_begin_as_copies_of_what_they_follow_after_starts_and_as_late_as
     assert not same(targets["generators"], trainer.model.generators.state_dict())  # they trail
 
 
-def test_the_gradients_of_losses_and_critics_make_one_step_of_their_sum(config, domains):
+def test_gradients_of_losses_and_critics_make_one_step(config, domains):
     """Adam's first step is the learning rate times the gradient's sign, so twice of it would tell two steps."""
     trainer = trainer_with(config, domains, rollout_every=1, critic_warmup=0)
     before = {n: p.detach().clone() for n, p in trainer.model.generators.named_parameters()}

@@ -45,7 +45,7 @@ def test_resuming_is_bit_identical_to_never_stopping(config, domains, rl):
     assert a.returns.scale == b.returns.scale
 
 
-def test_metrics_hold_one_row_a_step_also_after_resuming_over_rows_of_a_killed_run(config, domains):
+def test_metrics_have_one_row_a_step_after_resuming_a_killed_run(config, domains):
     fit(dataclasses.replace(config, steps=3), domains)
     metrics = config.out / "metrics.jsonl"
     metrics.write_text(metrics.read_text() + '{"step": 4, "lost": true}\n')
@@ -104,13 +104,13 @@ def test_a_run_is_not_overwritten_nor_resumed_from_nothing(config, domains):
         fit(config, domains)
 
 
-def test_the_best_model_of_a_run_without_a_checkpoint_is_not_taken_for_a_new_runs(config, domains):
+def test_a_new_run_refuses_a_folder_with_another_runs_best_model(config, domains):
     save_best(config.out, 3, RLV2VGAN(ModelConfig(width=1, critics=False)), 0.5)
     with pytest.raises(InputError, match="already holds the best model of a run; remove it, or pass another folder"):
         fit(config, domains)
 
 
-def test_what_killed_processes_left_unfinished_is_gone_after_the_next_run(config, domains):
+def test_the_next_run_removes_what_killed_ones_left_unfinished(config, domains):
     (config.out / "checkpoints" / ".step_00000002.1a2b").mkdir(parents=True)
     fit(config, domains)
     assert sorted(p.name for p in (config.out / "checkpoints").iterdir()) == ["step_00000002", "step_00000004"]
@@ -129,7 +129,7 @@ def test_an_output_that_cannot_be_written_is_named(config, domains, tmp_path):
         fit(dataclasses.replace(config, out=tmp_path / "file" / "run"), domains)
 
 
-def test_divergence_stops_names_the_loss_and_keeps_the_last_checkpoint(config, domains):
+def test_divergence_names_the_loss_and_keeps_the_last_checkpoint(config, domains):
     class Poisoned:
         """Clips that hold a NaN from the third draw on."""
 
@@ -194,7 +194,7 @@ def test_the_first_interrupt_saves_and_stops(tmp_path):
     assert int(checkpoints(tmp_path / "run")[-1].name.split("_")[1]) == rows
 
 
-def test_a_run_killed_outright_resumes_to_the_weights_it_would_have_had(tmp_path):
+def test_a_killed_run_resumes_to_the_weights_it_would_have_had(tmp_path):
     straight, killed = start(tmp_path / "straight", 20), start(tmp_path / "killed", 20)
     wait_for_rows(killed, tmp_path / "killed", 12)
     killed.kill()

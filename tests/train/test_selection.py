@@ -34,7 +34,7 @@ def test_models_are_compared_late_in_a_run_and_at_its_end(config):
     assert judged(select_every=None) == []
 
 
-def test_a_run_is_the_model_whose_translations_are_nearest_to_target_clips(config, domains):
+def test_a_run_ends_as_its_model_nearest_to_the_target_clips(config, domains):
     config = selecting(config, steps=6)
     trainer = fit(config, domains)
     told = distances(config.out)
@@ -48,7 +48,7 @@ def test_a_run_is_the_model_whose_translations_are_nearest_to_target_clips(confi
     assert translation_distance(trainer.model, clips) == told[6]
 
 
-def test_models_are_judged_by_many_clips_of_every_video_and_two_frames_of_each(config, domains):
+def test_models_are_judged_by_two_frames_of_clips_of_every_video(config, domains):
     clips = judged_clips(domains)
     model = Trainer(config, domains).model
     whole = {domain: domains[domain].spread(32) for domain in ("x", "y")}

@@ -25,13 +25,13 @@ def several(config):
     )
 
 
-def test_each_start_has_its_own_seed_and_no_loss_that_holds_it_back(config):
+def test_each_start_has_its_own_seed_and_no_loss_holding_it_back(config):
     first, second = start_configs(several(config))
     assert first.seed == config.seed != second.seed
     assert first.loss == second.loss == dataclasses.replace(several(config).loss, cycle=0, contrast=0, augment=())
 
 
-def test_starts_leave_out_what_looks_at_several_frames_and_take_a_window_of_their_own(config):
+def test_starts_look_at_single_frames_and_have_their_own_window(config):
     whole = dataclasses.replace(several(config), loss=LossConfig(), rl=RLConfig(weight=0.1), window=4, start_window=1)
     losses = {"loss": LossConfig(recurrent=0, recycle=0, video=0), "rl": RLConfig()}
     for start in start_configs(whole):
@@ -48,7 +48,7 @@ def test_one_start_changes_nothing(config, domains):
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_a_run_goes_on_from_the_start_nearest_to_the_target_in_each_direction(config, domains):
+def test_each_direction_goes_on_from_its_nearest_start(config, domains):
     config = several(config)
     steps = []
     trainer, told = make_trainer(config, domains, lambda: bool(steps.append(1)))
@@ -78,7 +78,7 @@ def test_a_run_with_several_starts_is_reproducible(config, domains):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_starts_end_when_it_is_over_and_the_best_of_those_trained_goes_on(config, domains):
+def test_starts_end_when_it_is_over_and_the_best_goes_on(config, domains):
     config = dataclasses.replace(several(config), starts=3)
     asked = []
 
@@ -123,7 +123,7 @@ def test_the_time_of_a_run_counts_its_starts(config, domains):
     assert [p.name for p in checkpoints(config.out)] == ["step_00000000"]
 
 
-def test_an_interrupt_ends_the_starts_at_once_and_leaves_the_folder_free(config, domains, monkeypatch):
+def test_an_interrupt_ends_the_starts_and_frees_the_folder(config, domains, monkeypatch):
     config = dataclasses.replace(several(config), start_steps=10**6)
     iterate = Trainer.iterate
 
@@ -139,7 +139,7 @@ def test_an_interrupt_ends_the_starts_at_once_and_leaves_the_folder_free(config,
     fit(dataclasses.replace(config, start_steps=1), domains)
 
 
-def test_each_direction_takes_its_own_best_start_the_first_of_equals(config, domains, monkeypatch):
+def test_each_direction_takes_its_first_best_start(config, domains, monkeypatch):
     config = dataclasses.replace(several(config), starts=3, start_steps=1)
     told = {"x2y": iter([0.2, 0.2, 0.3]), "y2x": iter([0.2, 0.1, 0.3])}
     monkeypatch.setattr(

@@ -57,7 +57,7 @@ def recycle_gan_step(model, optimizers, real, lambdas):
     optimizers["GP"].step()
 
 
-def test_without_reinforcement_learning_it_is_recycle_gan_with_a_video_discriminator(config, domains):
+def test_without_rl_it_is_recycle_gan_with_a_video_discriminator(config, domains):
     config = without_rl(config)
     trainer = Trainer(config, domains)
     model = RLV2VGAN(ModelConfig(width=2, critics=False), seed=config.seed)
@@ -101,7 +101,7 @@ def test_reinforcement_learning_off_builds_none_of_it(config, domains):
     assert not any(name.startswith(("critic", "actor")) for name in trainer.iterate())
 
 
-def test_before_the_first_policy_gradient_step_reinforcement_learning_changes_no_other_weight(config, domains):
+def test_before_the_first_policy_gradient_rl_moves_only_critics(config, domains):
     waiting = dataclasses.replace(config, rl=dataclasses.replace(config.rl, critic_warmup=100))
     with_rl, without = Trainer(waiting, domains), Trainer(without_rl(config), domains)
     for _ in range(3):
@@ -111,7 +111,7 @@ def test_before_the_first_policy_gradient_step_reinforcement_learning_changes_no
     assert_same(shared, weights(without))
 
 
-def test_the_policy_gradient_changes_generators_and_predictors_and_a_vanishing_one_does_not(config, domains):
+def test_only_a_policy_gradient_that_does_not_vanish_has_effect(config, domains):
     def trained(**rl):
         # Every iteration acts from the second on.
         rl = dataclasses.replace(config.rl, rollout_every=1, **rl)
@@ -132,7 +132,7 @@ def test_the_policy_gradient_changes_generators_and_predictors_and_a_vanishing_o
         assert change > 1e-4
 
 
-def test_two_runs_from_one_seed_are_bit_identical_and_another_seed_differs(config, domains):
+def test_runs_of_one_seed_are_bit_identical_and_of_two_differ(config, domains):
     a, b = Trainer(config, domains), Trainer(config, domains)
     c = Trainer(dataclasses.replace(config, seed=1), domains)
     for trainer in (a, b, c):
@@ -142,7 +142,7 @@ def test_two_runs_from_one_seed_are_bit_identical_and_another_seed_differs(confi
     assert any(not torch.equal(t, weights(c)[n]) for n, t in weights(a).items())
 
 
-def test_only_the_network_being_trained_updates_its_batch_statistics(config, domains):
+def test_only_the_network_in_training_updates_batch_statistics(config, domains):
     trainer = Trainer(dataclasses.replace(config, rl=dataclasses.replace(config.rl, rollout_every=1)), domains)
     trainer.iterate()
     trainer.iterate()
@@ -176,7 +176,7 @@ def test_every_loss_option_trains(config, domains, loss):
     assert {n.split(".")[0] for n in changed} >= {"generators", "discriminators", "generators_ema"}
 
 
-def test_the_gradient_penalty_leaves_heads_alone_that_no_loss_trains(config, domains):
+def test_the_gradient_penalty_leaves_untrained_heads_alone(config, domains):
     loss = LossConfig(r1=1.0, style=0.0, video=0.0)
     trainer = Trainer(dataclasses.replace(without_rl(config), loss=loss), domains)
     judge = trainer.model.discriminators["x"]
@@ -198,7 +198,7 @@ def test_bf16_and_instance_norm_train(config, domains):
     assert all(t.dtype == torch.float32 for t in trainer.model.state_dict().values() if t.is_floating_point())
 
 
-def test_networks_for_few_videos_train_in_bf16_with_all_losses_of_the_paper_and_its_reinforcement(config, domains):
+def test_small_networks_train_in_bf16_with_every_loss_and_rl(config, domains):
     config = dataclasses.replace(config, precision="bf16", network=small(config).network, window=3)
     losses = Trainer(config, domains).iterate()
     assert {"recurrent_x", "recycle_x", "video_x"} <= set(losses), losses.keys()
@@ -210,7 +210,7 @@ def test_the_cycle_loss_sets_in_after_its_share_of_the_run(config, domains):
     assert ["cycle_x" in trainer.iterate() for _ in range(4)] == [False, False, True, True]
 
 
-def test_the_contrast_loss_compares_translations_with_their_sources(config, domains):
+def test_the_contrast_loss_compares_translation_and_source(config, domains):
     config = small(config)
     trainer = Trainer(dataclasses.replace(config, loss=dataclasses.replace(config.loss, contrast=0.5)), domains)
     clips = {domain: domains[domain].batch(torch.Generator().manual_seed(0), 2) for domain in ("x", "y")}
@@ -231,7 +231,7 @@ def test_steps_shrink_over_the_second_half_of_a_run(config, domains):
     assert found == [pytest.approx((2e-4 * share, 1e-3 * share)) for share in (1, 1, 1, 0.5)]
 
 
-def test_a_run_with_small_networks_and_schedules_resumes_bit_for_bit(config, domains):
+def test_small_networks_and_schedules_resume_bit_for_bit(config, domains):
     config = small(config)
     whole = fit(config, domains)
     part = dataclasses.replace(config, out=config.out.with_name("part"))

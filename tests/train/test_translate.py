@@ -55,7 +55,7 @@ def test_directions_differ(tmp_path, model):
     assert (a != b).any()
 
 
-def test_a_damaged_source_leaves_no_output_and_an_old_one_untouched(tmp_path, model):
+def test_a_damaged_source_writes_no_output_and_keeps_an_old_one(tmp_path, model):
     source = write(tmp_path / "in.mp4", 30)
     source.write_bytes(source.read_bytes()[:-400])
     output = tmp_path / "out.mp4"
@@ -84,7 +84,7 @@ def test_evaluate_without_references_reports_motion_alone(tmp_path, model):
     assert set(evaluate(model, source, None, device=CPU)["mean"]) == {"temporal_difference"}
 
 
-def test_evaluate_names_a_reference_that_is_missing_or_does_not_fit(tmp_path, model):
+def test_evaluate_names_a_reference_that_is_missing_or_unfit(tmp_path, model):
     for name in ("source", "reference"):
         (tmp_path / name).mkdir()
     write(tmp_path / "source" / "a.mp4", 4)
