@@ -92,6 +92,20 @@ def _warn_once(op: str, reasons: str) -> None:
     warnings.warn(f"{op} runs its PyTorch reference ({reasons})", BackendFallbackWarning, stacklevel=4)
 
 
+def waits_for_launches(x: torch.Tensor, least: int) -> bool:
+    """Whether a call with this tensor is one whose time on a GPU is that of the host, which launches kernels.
+
+    Never while a compiler traces, which binds the graph to sizes on its side of such a rule, nor while a CUDA graph is
+    captured, which replays without the host.
+
+    Args:
+        x: what the call works on. least: the number of elements from which the GPU takes longer than the host.
+    """
+    if not x.is_cuda or torch.compiler.is_compiling() or x.numel() >= least:
+        return False
+    return not torch.cuda.is_current_stream_capturing()
+
+
 def cpp_refusal(tensor: torch.Tensor) -> str | None:
     """Why the C++ operators cannot take this tensor, judged by device and build; None when they can."""
     device = tensor.device.type

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rlv2v_fast.ops.backends import choose
+from rlv2v_fast.ops.backends import choose, waits_for_launches
 from rlv2v_fast.ops.bn import Normalization, bn_refusal, identity
 from rlv2v_fast.ops.bn_add_relu import bn_add_relu
 from rlv2v_fast.ops.bn_add_relu_pool import bn_add_relu_pool
@@ -24,8 +24,8 @@ def _count(x: Tensor) -> int:
 
 
 # A fused operator costs more before it starts than PyTorch's own: with fewer numbers in x it was measured to be slower
-# (docs/performance.md).
-_WORTHWHILE = 2**17
+# (docs/performance.md). On an H200 it lost with 2^23 numbers and won with 2^26; the border between is an estimate.
+_WORTHWHILE = {"cpu": 2**17, "cuda": 2**24}
 
 
 def is_small(x: Tensor) -> bool:
@@ -33,7 +33,9 @@ def is_small(x: Tensor) -> bool:
 
     Never while a compiler or exporter traces: the answer would bind the graph to sizes on its side of the rule.
     """
-    return not torch.compiler.is_compiling() and x.device.type == "cpu" and x.numel() < _WORTHWHILE
+    if x.is_cuda:
+        return waits_for_launches(x, _WORTHWHILE["cuda"])
+    return not torch.compiler.is_compiling() and x.device.type == "cpu" and x.numel() < _WORTHWHILE["cpu"]
 
 
 def _route(op: str, backend: str, x: Tensor, *norms: Normalization, skip: Tensor | None = None) -> str:

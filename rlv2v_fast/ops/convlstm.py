@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rlv2v_fast.kernels.layer_inputs import LayerInputs
-from rlv2v_fast.ops.backends import choose, cpp_refusal
+from rlv2v_fast.ops.backends import choose, cpp_refusal, waits_for_launches
 from rlv2v_fast.ops.convlstm_gates import convlstm_gates
 from rlv2v_fast.ops.convlstm_triton import convlstm_sequence_triton, convolution_dtype, triton_refusal
 from rlv2v_fast.ops.register import Operator, Values
@@ -17,6 +17,9 @@ from rlv2v_fast.reference.convlstm import convlstm_gates_reference, convlstm_ref
 from rlv2v_fast.reference.precision import accumulation_dtype
 
 MEMORY = ("fast", "low")
+# A single step of fewer numbers in x is launched sooner by PyTorch than by the Triton sequence: with 2^16 of them on an
+# H200 the latter took twice as long (docs/performance.md). The border itself is an estimate.
+_WORTHWHILE_STEP = 2**18
 
 
 def convlstm(
@@ -63,6 +66,8 @@ def convlstm(
     _check_state(x, weight, h0, c0)
     check_memory(memory)
     refusals = {"triton": lambda: triton_refusal(x), "cpp": lambda: _cpp_refusal(x, peephole, lengths)}
+    if backend == "auto" and not cuda_graph and x.shape[1] == 1 and waits_for_launches(x, _WORTHWHILE_STEP):
+        del refusals["triton"]
     chosen = choose("convlstm", backend, refusals)
     if chosen == "cpp" and x.device.type == "cpu":
         return _sequence(x, weight, bias, h0, c0, exact, memory)

@@ -1,6 +1,7 @@
 import warnings
 
 import pytest
+import torch
 
 from rlv2v_fast.ops import backends
 from rlv2v_fast.ops.backends import BackendFallbackWarning, choose
@@ -49,3 +50,28 @@ def test_a_library_older_than_the_package_is_refused_and_says_so(monkeypatch):
     assert backends._why_not_cpu() == (
         "the built library lacks rlv2v_fast::bn_later_fwd: it is older than the package, build it again"
     )
+
+
+class OnGpu:
+    """What the rules by size ask of a tensor on a GPU."""
+
+    is_cuda = True
+
+    def __init__(self, numel):
+        self._numel = numel
+
+    def numel(self):
+        return self._numel
+
+
+@pytest.mark.parametrize("capturing", [False, True])
+def test_small_calls_on_a_gpu_wait_unless_captured(capturing, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+    assert backends.waits_for_launches(OnGpu(99), 100) is not capturing
+    assert not backends.waits_for_launches(OnGpu(100), 100)
+    assert not backends.waits_for_launches(torch.zeros(1), 100)
+
+
+def test_traced_calls_do_not_depend_on_size(monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert not backends.waits_for_launches(OnGpu(1), 100)
