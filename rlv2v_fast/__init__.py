@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,3 +31,9 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'rlv2v_fast' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+# A program saved by torch.export names operators, which must be registered before it is loaded. Without torch there is
+# nothing to register with yet, and the command, which sets variables that torch reads, must come before it.
+if "torch" in sys.modules:
+    importlib.import_module("rlv2v_fast.ops.all")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -17,16 +18,16 @@ KernelSize = int | tuple[int, int]
 
 
 def _kernel_pair(kernel_size: Any) -> tuple[int, int]:
-    pair = (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size)
-    if len(pair) != 2 or any(not isinstance(k, int) or k < 1 or k % 2 == 0 for k in pair):
+    pair = (kernel_size, kernel_size) if isinstance(kernel_size, Integral) else tuple(kernel_size)
+    if len(pair) != 2 or any(not isinstance(k, Integral) or k < 1 or k % 2 == 0 for k in pair):
         raise ValueError(f"kernel_size must be odd and positive, k or (kh, kw); got {kernel_size!r}")
-    return pair
+    return int(pair[0]), int(pair[1])
 
 
 def _positive(name: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be a positive integer; got {value!r}")
-    return value
+    return int(value)
 
 
 @register_plain
@@ -204,7 +205,7 @@ class ConvLSTM(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _positive("num_layers", num_layers)
+        num_layers = _positive("num_layers", num_layers)
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout must lie in [0, 1); got {dropout!r}")
         self.input_dim = input_dim

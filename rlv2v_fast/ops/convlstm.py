@@ -10,8 +10,9 @@ from torch import Tensor
 
 from rlv2v_fast.kernels.layer_inputs import LayerInputs
 from rlv2v_fast.ops.backends import choose, cpp_refusal, waits_for_launches
+from rlv2v_fast.ops.convlstm_flops import backward_flops, forward_flops
 from rlv2v_fast.ops.convlstm_gates import convlstm_gates
-from rlv2v_fast.ops.convlstm_triton import convlstm_sequence_triton, convolution_dtype, triton_refusal
+from rlv2v_fast.ops.convlstm_triton import convlstm_sequence_triton, convolution_dtype, is_autocasting, triton_refusal
 from rlv2v_fast.ops.register import Operator, Values
 from rlv2v_fast.reference.convlstm import convlstm_gates_reference, convlstm_reference, run_steps
 from rlv2v_fast.reference.precision import accumulation_dtype
@@ -154,7 +155,9 @@ def _sequence(
     compute = accumulation_dtype(dtype)
     tensors = (x, weight, bias, h0, c0)
     x, weight, bias, h0, c0 = (None if t is None else t.to(compute) for t in tensors)  # type: ignore[assignment]
-    save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    recording = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    # A graph of TorchScript may be differentiated later, and is checked against one traced without gradients.
+    save = recording or torch.jit.is_tracing()
     output, h, c, _, _ = _OPERATOR(x, weight, bias, h0, c0, exact, save, save and memory == "fast")
     return output.to(dtype), h.to(dtype), c
 
@@ -188,7 +191,7 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, peephole: Tensor | No
     for name, tensor in (("weight", weight), ("bias", bias), ("peephole", peephole)):
         if tensor is not None and tensor.device != x.device:
             raise ValueError(f"{name} must be on the device of x, {x.device}; got {tensor.device}")
-        if tensor is not None and tensor.dtype != x.dtype and not _autocasting(x):
+        if tensor is not None and tensor.dtype != x.dtype and not is_autocasting(x):
             raise ValueError(f"{name} must have the dtype of x, {x.dtype}; got {tensor.dtype}")
 
 
@@ -201,10 +204,6 @@ def _check_lengths(lengths: Tensor, batch: int, steps: int) -> None:
         return  # their values cannot be asked for; kernels bear any
     if bool(((lengths < 0) | (lengths > steps)).any()):
         raise ValueError(f"lengths must lie in [0, T={steps}]; got {lengths.tolist()}")
-
-
-def _autocasting(x: Tensor) -> bool:
-    return torch.is_autocast_enabled(x.device.type)
 
 
 def _check_state(x: Tensor, weight: Tensor, h0: Tensor | None, c0: Tensor | None) -> None:
@@ -277,5 +276,7 @@ _OPERATOR = Operator(
     reference=_formula,
     # One pass gives the gradients of weight and bias.
     need={"need_weight": ("weight", "bias")},
+    flops=forward_flops,
+    flops_bwd=backward_flops,
     backward=_backward,
 )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rlv2v_fast.kernels.layer_inputs import LayerInputs, padded_channels
+from rlv2v_fast.ops.convlstm_flops import backward_flops, forward_flops
 from rlv2v_fast.ops.register import Operator, Values
 from rlv2v_fast.ops.schemas import LIBRARY, SCHEMAS
 from rlv2v_fast.reference.convlstm import convlstm_reference
@@ -22,10 +23,15 @@ _HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 def convolution_dtype(x: Tensor) -> torch.dtype:
     """dtype in which PyTorch would convolve x: autocast's where it is on, but that leaves float64 alone."""
-    device = x.device.type
-    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
-        return torch.get_autocast_dtype(device)
+    if is_autocasting(x) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(x.device.type)
     return x.dtype
+
+
+def is_autocasting(x: Tensor) -> bool:
+    """Whether autocast is on for the device of x; some devices, such as meta, have none."""
+    device = x.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def triton_refusal(x: Tensor) -> str | None:
@@ -176,5 +182,7 @@ _OPERATOR = Operator(
     fake_bwd=_fake_bwd,
     reference=_formula,
     arguments=_kept_output,
+    flops=forward_flops,
+    flops_bwd=backward_flops,
     backward=_backward,
 )

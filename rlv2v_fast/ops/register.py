@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from rlv2v_fast.ops.schemas import LIBRARY, NAMESPACE, SCHEMAS, Schema
 from rlv2v_fast.ops.transforms import is_transformed
@@ -52,6 +53,8 @@ class Operator:
         through: results of the forward that first reads. Their gradients are part of the second derivative, so the
             forward's own gradient must take one for each: backward says how.
         constants: results of the forward that first reads and that have no derivative.
+        flops, flops_bwd: from the arguments of the forward and of the backward, shapes in the place of tensors, the
+            floating-point operations that torch.utils.flop_counter counts: those of matrix products and convolutions.
         backward: from the backward's arguments, with grad_<result> for those of through too, the gradients by name.
             By default the operator `<name>_bwd`.
     """
@@ -69,6 +72,8 @@ class Operator:
         layout: Callable[[Values], torch.memory_format] | None = None,
         through: Sequence[str] = (),
         constants: Sequence[str] = (),
+        flops: Callable[[Values], int] = lambda values: 0,
+        flops_bwd: Callable[[Values], int] = lambda values: 0,
         backward: Callable[[Values], Mapping[str, Tensor]] | None = None,
     ) -> None:
         fwd, bwd = SCHEMAS[f"{name}_fwd"], SCHEMAS[f"{name}_bwd"]
@@ -92,6 +97,7 @@ class Operator:
         self._run_fwd = _Call(
             fwd,
             fake=fake,
+            flops=flops,
             save=self._save_by_fwd,
             differentiate=self._differentiate_fwd,
             push=self._push_fwd,
@@ -101,6 +107,7 @@ class Operator:
         self._run_bwd = _Call(
             bwd,
             fake=fake_bwd or self._like_arguments,
+            flops=flops_bwd,
             save=self._save_by_bwd,
             differentiate=self._differentiate_bwd,
             push=self._push_bwd,
@@ -241,6 +248,7 @@ class _Call:
     Args:
         schema: the operator's.
         fake: from its arguments, empty tensors like its results.
+        flops: from its arguments, shapes in the place of tensors, its floating-point operations.
         save: from its arguments and results, what its derivative takes.
         differentiate: from that, the gradients of its results, and whether each argument's is needed, these.
         push: from that, tangents of its arguments (without those that have none) and zeros like its results,
@@ -254,6 +262,7 @@ class _Call:
         schema: Schema,
         *,
         fake: Callable[[Values], Any],
+        flops: Callable[[Values], int],
         save: Callable[[Named, Named], Named],
         differentiate: Callable[[Named, Named, Mapping[str, bool]], Named],
         push: Callable[[Named, Named, Named], Named],
@@ -267,6 +276,10 @@ class _Call:
 
         def fake_kernel(*arguments: Any) -> Any:
             return fake(Values(**dict(zip(schema.arguments, arguments, strict=True))))
+
+        @register_flop_formula(self._operator)
+        def count_flops(*shapes: Any, out_shape: Any = None, **_: Any) -> int:
+            return flops(Values(**dict(zip(schema.arguments, shapes, strict=True))))
 
         torch.library.register_fake(qualified, fake_kernel, lib=LIBRARY)
         torch.library.register_autograd(qualified, self._backward, setup_context=self._setup, lib=LIBRARY)
