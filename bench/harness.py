@@ -402,7 +402,12 @@ def versions() -> dict[str, str | None]:
 
 @cache
 def commit() -> str | None:
-    """The working tree's commit, with "-dirty" if tracked files differ from it; without git, RLV2V_FAST_COMMIT."""
+    """RLV2V_FAST_COMMIT; where it is unset, the working tree's commit, with "-dirty" if tracked files differ from it.
+
+    The variable goes before git: a copied working tree may lie in a checkout that stands at another commit.
+    """
+    if named := os.environ.get("RLV2V_FAST_COMMIT"):
+        return named
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(ROOT), *arguments]
@@ -412,4 +417,4 @@ def commit() -> str | None:
         dirty = git("status", "--porcelain", "--untracked-files=no")
         return git("rev-parse", "HEAD")[:12] + ("-dirty" if dirty else "")
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("RLV2V_FAST_COMMIT")
+        return None

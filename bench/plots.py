@@ -13,7 +13,7 @@ from bench.harness import Row
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MARKERS = "os^vD*PX"
+MARKERS = "os^vD*PX<>"
 # One colour a backend in every plot; others take what is left.
 COLOURS = {
     "naive": "#888888",
@@ -29,7 +29,7 @@ COLOURS = {
 }
 
 # The chart of gains: a panel for each kind of machine, (label, op, case, dtype, layout, phase, backend) a line.
-GAINS = {
+GAINS: dict[str, tuple[tuple[Any, ...], ...]] = {
     "CPU": (
         ("ConvLSTM A, forward", "convlstm", "A", "float32", "contiguous", "fwd", "cpp"),
         ("ConvLSTM A, with backward", "convlstm", "A", "float32", "contiguous", "fwd_bwd", "cpp"),
@@ -55,6 +55,7 @@ GAINS = {
         ("ConvLSTM, one frame, fp32", "convlstm", "streaming", "float32", "contiguous", "fwd", "triton"),
         ("RPB between convolutions, BIG, bf16", "rpb-between", "BIG", "bfloat16", "contiguous", "fwd_bwd", "cpp"),
         ("RPB between convolutions, A, bf16", "rpb-between", "A", "bfloat16", "contiguous", "fwd_bwd", "cpp"),
+        ("training iteration, 64x64, bf16", "system", "train-64", "default", "contiguous", None, "ours"),
     ),
 }
 
@@ -162,12 +163,15 @@ def plot_gains(rows: Sequence[Row], folder: Path) -> Path | None:
     return save(figure, folder / "speed.png")
 
 
-def draw_gains(axes: Axes, kind: str, rows: Sequence[Row], lines: Sequence[Sequence[str]]) -> None:
+def draw_gains(axes: Axes, kind: str, rows: Sequence[Row], lines: Sequence[Sequence[Any]]) -> None:
     """Two bars a line, as BARS says; a measurement that does not exist has no bar."""
     measured = {tuple(row[name] for name in ("op", "case", "dtype", "layout", "phase", "backend")): row for row in rows}
+    drawn: list[Row] = []
     for offset, (label, backend, field, face) in zip((-0.2, 0.2), BARS[kind], strict=True):
         own = [measured.get((*names[:-1], backend or names[-1])) for _, *names in lines]
-        ratios = {place + offset: row[field] for place, row in enumerate(own) if row and row[field]}
+        drawn += [row for row in own if row]
+        gains = [plain_gain(row, field) if row else None for row in own]
+        ratios = {place + offset: ratio for place, ratio in enumerate(gains) if ratio}
         widths = [ratio - 1 for ratio in ratios.values()]
         axes.barh(list(ratios), widths, left=1, height=0.38, color=face, label=label)
         for place, ratio in ratios.items():
@@ -181,10 +185,16 @@ def draw_gains(axes: Axes, kind: str, rows: Sequence[Row], lines: Sequence[Seque
     axes.set_xticks([0.5, 1, 2, 4, 8], ["0.5", "1", "2", "4", "8"])
     axes.minorticks_off()
     threads = "" if kind == "GPU" else ", {threads} threads, float32"
-    machines = dict.fromkeys(("{device}" + threads).format_map(row) for row in rows)
+    machines = dict.fromkeys(("{device}" + threads).format_map(row) for row in drawn)
     axes.set_title(", ".join(machines) or f"{kind}: not measured on a clean commit yet")
     axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2, frameon=False)
     axes.grid(axis="x", alpha=0.25)
+
+
+def plain_gain(row: Row, field: str) -> float | None:
+    """A row's gain over plain PyTorch, which in the whole system is the package's own reference."""
+    name = "ratio_to_reference" if row["op"] == "system" and field == "ratio_to_naive" else field
+    return row[name]
 
 
 def draw_ceiling(axes: Axes, rows: Sequence[Row]) -> None:

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from bench import bench_system, cli, memory, regression
+from bench import bench_system, cli, harness, memory, regression
 from bench.bench_blocks import count_between, count_block
 from bench.bench_convlstm import BACKENDS, count, prepare
 from bench.cases import (
@@ -67,6 +67,22 @@ def test_ratio_is_the_median_of_the_ratios_within_each_round():
     # A slow second round hits both, so it must not count: 2, 2, 3 and not 22 / 10.
     assert ratio([2.0, 20.0, 3.0], [1.0, 10.0, 1.0]) == 2.0
     assert ratio(None, [1.0]) is None
+
+
+def test_a_commit_in_the_environment_goes_before_git(monkeypatch):
+    ask = harness.commit.__wrapped__
+    monkeypatch.setattr(harness.subprocess, "run", lambda *_, **__: pytest.fail("git was asked"))
+    monkeypatch.setenv("RLV2V_FAST_COMMIT", "0123456789ab")
+    assert ask() == "0123456789ab"
+
+
+def test_a_commit_is_unknown_without_git_and_environment(monkeypatch):
+    def run(*_, **__):
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(harness.subprocess, "run", run)
+    monkeypatch.delenv("RLV2V_FAST_COMMIT", raising=False)
+    assert harness.commit.__wrapped__() is None
 
 
 def test_rounds_alternate_their_direction():

@@ -217,7 +217,16 @@ def test_the_readme_shows_its_rows_with_losses_and_gaps(tmp_path):
     assert (tmp_path / "docs/images/speed.png").stat().st_size > 1000
 
 
+def test_the_readme_shows_the_time_of_one_training_iteration_and_no_dtype():
+    names = {"op": "system", "case": "train-64", "dtype": "default", "phase": None, "clock": "events", "device": "G"}
+    times = {"p50_ms": 2000.0, "value": 0.5, "unit": "s/iteration", "ratio_to_naive": None, "ratio_to_reference": 0.8}
+    ours = row(**names, **times, backend="ours")
+    theirs = row(**names, **{**times, "value": 0.4, "ratio_to_reference": 1.0}, backend="reference")
+    lines = report.readme_table([ours, theirs]).splitlines()
+    assert "| G: training iteration, 64x64 (bf16 autocast) | 400 ms | 500 ms | **0.80x** | – |" in lines
+
+
 def test_the_readme_agrees_with_the_committed_rows():
-    text = (cli.ROOT / "README.md").read_text()
+    text = (report.ROOT / "README.md").read_text()
     shown = text.split(report.BEGIN)[1].split(report.END)[0].strip()
     assert shown == report.readme_table(report.read_rows([cli.RESULTS]))
