@@ -18,9 +18,10 @@ from rlv2v_fast.reference.convlstm import convlstm_gates_reference, convlstm_ref
 from rlv2v_fast.reference.precision import accumulation_dtype
 
 MEMORY = ("fast", "low")
-# A single step of fewer numbers in x is launched sooner by PyTorch than by the Triton sequence: with 2^16 of them on an
-# H200 the latter took twice as long (docs/performance.md). The border itself is an estimate.
-_WORTHWHILE_STEP = 2**18
+# One or two steps of few numbers in x are launched sooner by PyTorch than by the Triton sequence: on an H200 it had
+# 0.48 times PyTorch's speed with one step and 2^16 numbers, 0.63 with two and 2^18 (docs/performance.md). With more
+# numbers it was not measured.
+_LAUNCH_BOUND_STEPS, _LAUNCH_BOUND_ELEMENTS = 2, 2**18 + 1
 
 
 def convlstm(
@@ -67,8 +68,9 @@ def convlstm(
     _check_state(x, weight, h0, c0)
     check_memory(memory)
     refusals = {"triton": lambda: triton_refusal(x), "cpp": lambda: _cpp_refusal(x, peephole, lengths)}
-    if backend == "auto" and not cuda_graph and x.shape[1] == 1 and waits_for_launches(x, _WORTHWHILE_STEP):
-        del refusals["triton"]
+    few_steps = x.shape[1] <= _LAUNCH_BOUND_STEPS and not cuda_graph
+    if backend == "auto" and few_steps and waits_for_launches(x, _LAUNCH_BOUND_ELEMENTS):
+        backend = "reference"
     chosen = choose("convlstm", backend, refusals)
     if chosen == "cpp" and x.device.type == "cpu":
         return _sequence(x, weight, bias, h0, c0, exact, memory)
