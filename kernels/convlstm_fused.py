@@ -1,4 +1,4 @@
-"""A whole ConvLSTM step in one Triton kernel, for inference: convolution and gates, the 4K gates never in memory.
+"""Experimental: a whole ConvLSTM step in one Triton kernel, for inference, the 4K gates never in memory.
 
 The convolution is an implicit GEMM of M = B*H*W pixels by N = 4K gates over kh*kw*P input channels, on the inputs
 of convlstm_sequence.py; its epilogue is the gate update of convlstm_gates.py on the float32 accumulators.

@@ -219,8 +219,8 @@ def convlstm_gates_bwd_kernel(
     """Gradients of the pre-activations and of c, and this program's share of the parameter gradients.
 
     dh is the sum of grad_output, grad_h and, at a sample's last step, grad_last. The gates are activated again from
-    their pre-activations: those are what the convolution wrote, so the forward stores nothing for the backward, and
-    i (1 - i) of a saturated gate keeps the digits that an i rounded to a half type has lost.
+    their pre-activations: those are what the convolution wrote, so the forward kernel writes nothing more for the
+    backward, and i (1 - i) of a saturated gate keeps the digits that an i rounded to a half type has lost.
 
     Bytes per state element, e being the bytes of the gates' dtype: 4e gates, 4 c, 4 c', 4 dc', 2e dh, 4e da, 4 dc.
     FLOPs: about 120, 10 of them exponentials and reciprocals. In a half type that is 36 bytes, so memory bound:

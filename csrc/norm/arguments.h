@@ -38,7 +38,7 @@ struct Launch;  // norm/cuda/launch.h
 
 }  // namespace rlv2v
 
-// Declares what a room implements for a call: run() on a CPU, once per instruction set (norm/cpu/), and launch() on a
+// Declares what a device implements for a call: run() on a CPU, once per instruction set (norm/cpu/), and launch() on a
 // CUDA device, which returns a cudaError_t as int, 0 where all its kernels were queued (norm/cuda/).
 #define RLV2V_DECLARE_NORM_CALL(Call)               \
   RLV2V_DECLARE_SIMD(void run(const Call<float>&))  \

@@ -70,7 +70,7 @@ def _convolve(conv: nn.Module, x: Tensor, history: ConvState) -> tuple[Tensor, C
 
 
 def _frames_before(conv: nn.Module) -> int:
-    """Frames before x that conv sees: kt-1, or those of the 3x3x3 convolution that was there."""
+    """Frames before x that conv sees: kt-1 by its kernel_size, or 2 where it has none, as before a 3x3x3 kernel."""
     kernel_size = getattr(conv, "kernel_size", None)
     return kernel_size[0] - 1 if isinstance(kernel_size, tuple) else 2
 
@@ -107,9 +107,9 @@ class R(nn.Module):
     def fuse(self) -> Self:
         """Fold bn1 and bn2 into conv1 and conv2 for inference, in place; returns self.
 
-        Only batch normalization folds; bn3 cannot, a ReLU precedes it and padding follows, and per-frame statistics are
-        those of the frame. Outputs change by rounding, the state dict by its entries: fuse a copy of what is to be
-        trained or saved.
+        Only batch normalization folds. bn3 of RPB and URB cannot: a ReLU precedes it and padding follows. Nor can
+        statistics of each frame. Outputs change by rounding, the state dict by its entries: fuse a copy of what is to
+        be trained or saved.
 
         Raises:
             RuntimeError: a batch normalization is in training mode or has no running statistics, or somebody changed

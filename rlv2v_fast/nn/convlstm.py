@@ -42,7 +42,7 @@ class ConvLSTMCell(nn.Module):
         peephole: add weights (3, K), named `peephole`, of the cell state on gates i, f and o.
         exact: sum as a plain convolution does, instead of by Winograd's algorithm where a fused kernel has it.
         memory: "fast", or "low" to recompute the gates in the backward instead of keeping them.
-        cuda_graph: replay repeated shapes as a CUDA graph (Triton backend, inference).
+        cuda_graph: replay repeated shapes as a CUDA graph (Triton backend, under torch.no_grad; ignored elsewhere).
         backend: "auto", "triton", "cpp" or "reference".
 
     The state dict holds conv.weight (4K, C+K, kh, kw) and conv.bias (4K,), gates in order i, f, o, g.
@@ -175,7 +175,7 @@ class ConvLSTM(nn.Module):
         dropout: probability of zeroing elements between layers while training.
         exact: sum as a plain convolution does, instead of by Winograd's algorithm where a fused kernel has it.
         memory: "fast", or "low" to recompute the gates in the backward instead of keeping them.
-        cuda_graph: replay repeated shapes as a CUDA graph (Triton backend, inference).
+        cuda_graph: replay repeated shapes as a CUDA graph (Triton backend, under torch.no_grad; ignored elsewhere).
         backend: "auto", "triton", "cpp" or "reference".
 
     Example:

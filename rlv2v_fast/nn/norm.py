@@ -123,7 +123,7 @@ class FusibleNorm:
 
     @property
     def waits(self) -> bool:
-        """Whether its statistics are known only after an exchange, for which the value normalized must be there."""
+        """Whether its statistics come from other processes too, so that x must be computed before they can be known."""
         return isinstance(self.module, SyncBatchNorm) and self.module.exchanges
 
     def why_not(self, x: Tensor) -> str | None:

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn.modules import module as every
-from torch.utils.module_tracker import ModuleTracker
+from torch.nn.modules import module as torch_module
 
 # What a call runs, in PyTorch's modules and in this package's.
 _METHODS = ("forward", "_conv_forward", "stream", "sequence")
@@ -47,27 +46,16 @@ def why_not_plain(module: nn.Module, *kinds: type[nn.Module]) -> str | None:
     if torch.compiler.is_compiling():
         return None
     if (
-        every._global_forward_hooks
-        or every._global_forward_pre_hooks
-        or every._global_backward_hooks
-        or every._global_backward_pre_hooks
-    ) and not _only_track():
+        torch_module._global_forward_hooks
+        or torch_module._global_forward_pre_hooks
+        or torch_module._global_backward_hooks
+        or torch_module._global_backward_pre_hooks
+    ):
         return "hooks of all modules are registered, which only calling a module runs"
     for name, original in _originals[kind]:
         if getattr(kind, name) is not original:
             return f"a method of the class {kind.__name__} was replaced"
     return None
-
-
-def _only_track() -> bool:
-    """Whether all hooks of all modules only note which module runs, as FlopCounterMode's do."""
-    hooks = (
-        *every._global_forward_hooks.values(),
-        *every._global_forward_pre_hooks.values(),
-        *every._global_backward_hooks.values(),
-        *every._global_backward_pre_hooks.values(),
-    )
-    return all(isinstance(getattr(hook, "__self__", None), ModuleTracker) for hook in hooks)
 
 
 for _kind in (nn.Conv2d, nn.BatchNorm3d, nn.Identity):

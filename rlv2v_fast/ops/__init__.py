@@ -1,1 +1,1 @@
-"""Operators: each validates its input, chooses a backend, and carries its fake kernel and autograd formula."""
+"""Operators: each checks its arguments, chooses a backend, and declares its fake kernel; register.py does the rest."""

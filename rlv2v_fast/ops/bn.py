@@ -46,7 +46,7 @@ class Normalization(Protocol):
 
     @property
     def waits(self) -> bool:
-        """Whether its statistics are known only after an exchange, for which the value normalized must be there."""
+        """Whether its statistics come from other processes too, so that x must be computed before they can be known."""
 
     def __call__(self, x: Tensor) -> Tensor: ...
 

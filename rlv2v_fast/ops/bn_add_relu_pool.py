@@ -93,7 +93,7 @@ def _fake_bwd(v: Values) -> tuple[Tensor, ...]:
     return tuple(torch.empty_like(each) for each in like)
 
 
-def _first(v: Values) -> dict[str, Tensor]:
+def _gradients(v: Values) -> dict[str, Tensor]:
     post_norm = norm_of(v, "post_")
     grad_largest = getattr(v, "grad_largest", None)
     grads = bn_add_relu_pool_bwd_reference(v.grad_z, v.x, v.largest, v.index, norm_of(v), post_norm, grad_largest)
@@ -125,10 +125,10 @@ _OPERATOR = Operator(
     "bn_add_relu_pool",
     fake=_fake,
     fake_bwd=_fake_bwd,
-    first=_first,
+    gradients=_gradients,
     arguments=bwd_statistics,
     layout=layout_of_x,
-    through=("largest",),
+    intermediates=("largest",),
     constants=("index",),
     backward=_backward,
 )

@@ -1,4 +1,4 @@
-"""bn_relu: normalization and ReLU, one read and one write of what does not fit the cache."""
+"""bn_relu: normalization and ReLU, one read of x to measure, and one read and one write to normalize."""
 
 from __future__ import annotations
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from rlv2v_fast.kernels.layer_inputs import LayerInputs
 from rlv2v_fast.ops.backends import choose, cpp_refusal, waits_for_launches
-from rlv2v_fast.ops.convlstm_flops import backward_flops, forward_flops
 from rlv2v_fast.ops.convlstm_gates import convlstm_gates
 from rlv2v_fast.ops.convlstm_triton import convlstm_sequence_triton, convolution_dtype, is_autocasting, triton_refusal
 from rlv2v_fast.ops.register import Operator, Values
@@ -68,8 +67,8 @@ def convlstm(
     _check_state(x, weight, h0, c0)
     check_memory(memory)
     refusals = {"triton": lambda: triton_refusal(x), "cpp": lambda: _cpp_refusal(x, peephole, lengths)}
-    few_steps = x.shape[1] <= _LAUNCH_BOUND_STEPS and not cuda_graph
-    if backend == "auto" and few_steps and waits_for_launches(x, _LAUNCH_BOUND_ELEMENTS):
+    may_wait = backend == "auto" and not cuda_graph and waits_for_launches(x, _LAUNCH_BOUND_ELEMENTS)
+    if may_wait and x.shape[1] <= _LAUNCH_BOUND_STEPS:
         backend = "reference"
     chosen = choose("convlstm", backend, refusals)
     if chosen == "cpp" and x.device.type == "cpu":
@@ -101,7 +100,7 @@ def call_convlstm(
         x, h0, c0, peephole, lengths, backend: as of convlstm.
     """
     check_sequence(x, lengths)
-    choose("convlstm", backend, {"triton": lambda: reason, "cpp": lambda: reason})
+    _warn_or_refuse(backend, reason)
 
     def step(frame: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         return convlstm_gates_reference(convolve(torch.cat([frame, h], dim=1)), c, peephole)
@@ -125,8 +124,13 @@ def call_steps(
         x, lengths, backend: as of convlstm.
     """
     check_sequence(x, lengths)
-    choose("convlstm", backend, {"triton": lambda: reason, "cpp": lambda: reason})
+    _warn_or_refuse(backend, reason)
     return run_steps(lambda frame, h, c: step(frame, (h, c)), x, *initial, lengths)
+
+
+def _warn_or_refuse(backend: str, reason: str) -> None:
+    """Say once that no fused kernel runs; RuntimeError where backend asks for one."""
+    choose("convlstm", backend, {"triton": lambda: reason, "cpp": lambda: reason})
 
 
 def check_sequence(x: Tensor, lengths: Tensor | None) -> None:
@@ -171,7 +175,7 @@ def _stepwise(inputs: LayerInputs, backend: str) -> tuple[Tensor, Tensor, Tensor
     outputs = []
     for frame in inputs.x.unbind(1):
         gates = F.conv2d(torch.cat([frame, h], dim=1), weight, inputs.bias, padding=padding)
-        h, c = convlstm_gates(gates, c, backend=backend if gates.dtype == c.dtype else "reference")
+        h, c = convlstm_gates(gates, c, backend=backend)
         outputs.append(h)
     return torch.stack(outputs, dim=1), h, c
 
@@ -230,9 +234,10 @@ def _cpp_refusal(x: Tensor, peephole: Tensor | None, lengths: Tensor | None) -> 
         return "the C++ kernel has no peephole weights"
     if lengths is not None:
         return "the C++ kernel takes no lengths"
-    halves = (torch.float16, torch.bfloat16) if x.device.type == "cpu" else ()
-    if x.dtype not in (torch.float32, torch.float64, *halves):
-        return f"the C++ kernel takes float32 and float64, not {x.dtype}"
+    # A CPU computes 16 bits in float32; on a GPU the gates come from a convolution, in autocast's dtype.
+    dtype = torch.float32 if x.device.type == "cpu" and x.dtype != torch.float64 else convolution_dtype(x)
+    if not x.is_floating_point() or dtype not in (torch.float32, torch.float64):
+        return f"the C++ kernel takes float32 and float64, not {dtype if x.is_floating_point() else x.dtype}"
     return cpp_refusal(x)
 
 
@@ -278,7 +283,5 @@ _OPERATOR = Operator(
     reference=_formula,
     # One pass gives the gradients of weight and bias.
     need={"need_weight": ("weight", "bias")},
-    flops=forward_flops,
-    flops_bwd=backward_flops,
     backward=_backward,
 )

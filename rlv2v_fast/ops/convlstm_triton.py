@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from rlv2v_fast.kernels.layer_inputs import LayerInputs, padded_channels
-from rlv2v_fast.ops.convlstm_flops import backward_flops, forward_flops
 from rlv2v_fast.ops.register import Operator, Values
 from rlv2v_fast.ops.schemas import LIBRARY, SCHEMAS
 from rlv2v_fast.reference.convlstm import convlstm_reference
@@ -182,7 +181,5 @@ _OPERATOR = Operator(
     fake_bwd=_fake_bwd,
     reference=_formula,
     arguments=_kept_output,
-    flops=forward_flops,
-    flops_bwd=backward_flops,
     backward=_backward,
 )

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from rlv2v_fast.ops.schemas import LIBRARY, NAMESPACE, SCHEMAS, Schema
 from rlv2v_fast.ops.transforms import is_transformed
@@ -42,20 +41,18 @@ class Operator:
             float32.
         fake_bwd: from the backward's arguments, empty tensors like its results. By default one like each argument,
             and one of no elements where that is None or not needed.
-        first: from the backward's arguments, its results by name as differentiable expressions of PyTorch. By default
-            the gradients of reference.
+        gradients: from the backward's arguments, its results by name as differentiable expressions of PyTorch. By
+            default the gradients of reference.
         arguments: from the forward's arguments and results, by name, arguments of the backward for which the rule
             above does not hold.
         need: for an argument need_<argument> of the backward, all arguments of the forward whose gradients it asks
             for. By default that one.
         layout: from the backward's arguments, the memory format its kernel wants incoming gradients in. By default
             any.
-        through: results of the forward that first reads. Their gradients are part of the second derivative, so the
+        intermediates: results of the forward that `gradients` reads. A second derivative leads through them, so the
             forward's own gradient must take one for each: backward says how.
-        constants: results of the forward that first reads and that have no derivative.
-        flops, flops_bwd: from the arguments of the forward and of the backward, shapes in the place of tensors, the
-            floating-point operations that torch.utils.flop_counter counts: those of matrix products and convolutions.
-        backward: from the backward's arguments, with grad_<result> for those of through too, the gradients by name.
+        constants: results of the forward that `gradients` reads and that have no derivative.
+        backward: from the backward's arguments, with grad_<result> for the intermediates too, the gradients by name.
             By default the operator `<name>_bwd`.
     """
 
@@ -66,38 +63,35 @@ class Operator:
         fake: Callable[[Values], tuple[Any, ...]],
         reference: Callable[[Values], Sequence[Tensor]] | None = None,
         fake_bwd: Callable[[Values], tuple[Tensor, ...]] | None = None,
-        first: Callable[[Values], Mapping[str, Tensor]] | None = None,
+        gradients: Callable[[Values], Mapping[str, Tensor]] | None = None,
         arguments: Callable[[Values, Values], Mapping[str, Any]] | None = None,
         need: Mapping[str, Sequence[str]] | None = None,
         layout: Callable[[Values], torch.memory_format] | None = None,
-        through: Sequence[str] = (),
+        intermediates: Sequence[str] = (),
         constants: Sequence[str] = (),
-        flops: Callable[[Values], int] = lambda values: 0,
-        flops_bwd: Callable[[Values], int] = lambda values: 0,
         backward: Callable[[Values], Mapping[str, Tensor]] | None = None,
     ) -> None:
         fwd, bwd = SCHEMAS[f"{name}_fwd"], SCHEMAS[f"{name}_bwd"]
         self._fwd, self._bwd = fwd, bwd
         self._reference = reference
-        self._first = first or self._gradients_of_reference
+        self._expressions = gradients or self._gradients_of_reference
         self._arguments, self._layout = arguments, layout
         self._backward = backward or self.run_bwd
-        gradients = [n for n in bwd.arguments if n.startswith("grad_")]
+        upstream = [n for n in bwd.arguments if n.startswith("grad_")]
         needs = {n: (n.removeprefix("need_"),) for n in bwd.arguments if n.startswith("need_")}
         self._needs: dict[str, Sequence[str]] = needs | dict(need or {})
         # What the forward saves, what the backward saves, and what of that a second derivative reaches.
         computed = [n for n in fwd.results if n not in fwd.arguments]
-        read = [n for n in computed if n in through or n in constants]
-        self._saved_by_fwd = [n for n in bwd.arguments if n not in gradients and n not in needs]
+        read = [n for n in computed if n in intermediates or n in constants]
+        self._saved_by_fwd = [n for n in bwd.arguments if n not in upstream and n not in needs]
         self._saved_by_bwd = [n for n in bwd.arguments if n not in computed or n in read]
-        self._differentiable = [n for n in self._saved_by_bwd if n in gradients or f"grad_{n}" in bwd.results]
-        self._differentiable += through
-        self._with_gradient = [n for n in fwd.results if f"grad_{n}" in gradients or n in through]
+        self._differentiable = [n for n in self._saved_by_bwd if n in upstream or f"grad_{n}" in bwd.results]
+        self._differentiable += intermediates
+        self._with_gradient = [n for n in fwd.results if f"grad_{n}" in upstream or n in intermediates]
         filled = [n for n in self._with_gradient if bwd.arguments.get(f"grad_{n}") == "Tensor"]
         self._run_fwd = _Call(
             fwd,
             fake=fake,
-            flops=flops,
             save=self._save_by_fwd,
             differentiate=self._differentiate_fwd,
             push=self._push_fwd,
@@ -107,7 +101,6 @@ class Operator:
         self._run_bwd = _Call(
             bwd,
             fake=fake_bwd or self._like_arguments,
-            flops=flops_bwd,
             save=self._save_by_bwd,
             differentiate=self._differentiate_bwd,
             push=self._push_bwd,
@@ -154,7 +147,7 @@ class Operator:
     def _save_by_bwd(self, given: Named, results: Named) -> Named:
         """What a second derivative takes.
 
-        What the forward computed, if it is not in through, is a function of its arguments: all of its derivative
+        What the forward computed, if it is no intermediate, is a function of its arguments: all of its derivative
         goes to those.
         """
         return {n: given[n] for n in self._saved_by_bwd}
@@ -199,13 +192,13 @@ class Operator:
         outputs = [n for n in self._bwd.results if n in wanted and self._is_needed(Values(**values), n)]
 
         def function(*tensors: Tensor) -> tuple[Tensor, ...]:
-            found = self._first(Values(**(fixed | dict(zip(inputs, tensors, strict=True)))))
+            found = self._expressions(Values(**(fixed | dict(zip(inputs, tensors, strict=True)))))
             return tuple(found[n] for n in outputs)
 
         return function, [fixed[n] for n in inputs], outputs
 
     def _gradients_of_reference(self, values: Values) -> dict[str, Tensor]:
-        """The default of first: the gradients of reference."""
+        """The default of `gradients`: the gradients of reference."""
         assert self._reference is not None
         reference = self._reference
         grads = [getattr(values, f"grad_{n}") for n in self._with_gradient]
@@ -248,7 +241,6 @@ class _Call:
     Args:
         schema: the operator's.
         fake: from its arguments, empty tensors like its results.
-        flops: from its arguments, shapes in the place of tensors, its floating-point operations.
         save: from its arguments and results, what its derivative takes.
         differentiate: from that, the gradients of its results, and whether each argument's is needed, these.
         push: from that, tangents of its arguments (without those that have none) and zeros like its results,
@@ -262,7 +254,6 @@ class _Call:
         schema: Schema,
         *,
         fake: Callable[[Values], Any],
-        flops: Callable[[Values], int],
         save: Callable[[Named, Named], Named],
         differentiate: Callable[[Named, Named, Mapping[str, bool]], Named],
         push: Callable[[Named, Named, Named], Named],
@@ -276,10 +267,6 @@ class _Call:
 
         def fake_kernel(*arguments: Any) -> Any:
             return fake(Values(**dict(zip(schema.arguments, arguments, strict=True))))
-
-        @register_flop_formula(self._operator)
-        def count_flops(*shapes: Any, out_shape: Any = None, **_: Any) -> int:
-            return flops(Values(**dict(zip(schema.arguments, shapes, strict=True))))
 
         torch.library.register_fake(qualified, fake_kernel, lib=LIBRARY)
         torch.library.register_autograd(qualified, self._backward, setup_context=self._setup, lib=LIBRARY)

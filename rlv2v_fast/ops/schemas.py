@@ -94,7 +94,7 @@ define(
 )
 
 # Normalization of x (B, C, T, H, W) over (B, T, H, W), or per_frame over (H, W). Statistics are (C,), or (B, C, T) per
-# frame; given ones are frozen, others are measured and returned, which frozen ones are not: they come back as (0,).
+# frame. Given statistics are frozen and come back as (0,). Others are measured and returned.
 define("bn_stats(Tensor x, bool per_frame) -> (Tensor mean, Tensor var)")
 define(
     "bn_relu_fwd(Tensor x, Tensor weight, Tensor bias, Tensor? mean, Tensor? var, float eps, bool per_frame)"

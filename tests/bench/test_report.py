@@ -217,7 +217,7 @@ def test_the_readme_shows_its_rows_with_losses_and_gaps(tmp_path):
     assert (tmp_path / "docs/images/speed.png").stat().st_size > 1000
 
 
-def test_the_readme_shows_the_time_of_one_training_iteration_and_no_dtype():
+def test_the_readme_shows_one_iterations_time_and_no_dtype():
     names = {"op": "system", "case": "train-64", "dtype": "default", "phase": None, "clock": "events", "device": "G"}
     times = {"p50_ms": 2000.0, "value": 0.5, "unit": "s/iteration", "ratio_to_naive": None, "ratio_to_reference": 0.8}
     ours = row(**names, **times, backend="ours")

@@ -56,11 +56,10 @@ def test_the_meta_device_gives_shapes(case, backend):
     assert make(backend).to("meta")(x.to("meta")).shape == make(backend)(x).shape
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_flops_are_counted(case, backend):
+def test_flops_are_counted(case):
     make, x = case
     counts = []
-    for each in (backend, "reference"):
+    for each in ("auto", "reference"):
         with FlopCounterMode(display=False) as counter:
             make(each)(x)
         counts.append(counter.get_total_flops())
