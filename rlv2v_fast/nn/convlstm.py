@@ -154,10 +154,20 @@ def _run(
         assert isinstance(cell, ConvLSTMCell)
         return cell.sequence(x, h, c, lengths)
     if h is None or c is None:
-        zeros = cell.init_hidden(x.shape[0], tuple(x.shape[3:]))  # type: ignore[operator]
+        zeros = _zero_state(cell, x)
         h, c = (zero if given is None else given for given, zero in zip((h, c), zeros, strict=True))
     backend = getattr(cell, "backend", "auto")
     return call_steps(cell, (h, c), x, lengths=lengths, backend=backend, reason=reason)
+
+
+def _zero_state(cell: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """A zero state for x (B, T, C, H, W): of x where the cell says its size, for its weights may be sharded."""
+    batch, size = x.shape[0], tuple(x.shape[3:])
+    hidden = getattr(cell, "hidden_dim", None)
+    if isinstance(hidden, Integral):
+        zeros = x.new_zeros(batch, int(hidden), *size)
+        return zeros, zeros
+    return cell.init_hidden(batch, size)  # type: ignore[operator]
 
 
 class ConvLSTM(nn.Module):

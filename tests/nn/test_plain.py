@@ -267,3 +267,45 @@ def test_the_check_costs_little_beside_a_call():
     with torch.profiler.profile() as profile:
         assert why_not_plain(conv, nn.Conv2d) is None
     assert not [event for event in profile.key_averages() if event.key.startswith("aten::")]
+
+
+@pytest.fixture
+def mesh(tmp_path):
+    """A mesh of this process alone."""
+    distributed = pytest.importorskip("torch.distributed")
+    if not distributed.is_available():
+        pytest.skip("PyTorch was built without torch.distributed")
+    distributed.init_process_group("gloo", f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    yield torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("shards", [["cell_list.0.conv"], ["cell_list.0"], ["cell_list.0.conv", "cell_list.1"], []])
+def test_modules_sharded_by_fsdp_are_called(shards, mesh, clip):
+    fsdp = pytest.importorskip("torch.distributed.fsdp")
+    sharded, wanted = layer().float(), layer().float()
+    for name in shards:
+        fsdp.fully_shard(sharded.get_submodule(name), mesh=mesh)
+    fsdp.fully_shard(sharded, mesh=mesh)
+    outputs = [each(clip.float())[0][0] for each in (sharded, wanted)]
+    torch.testing.assert_close(*outputs)
+    for output in outputs:
+        output.square().sum().backward()
+    for ours, theirs in zip(sharded.parameters(), wanted.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad.full_tensor(), theirs.grad, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_submodules_of_blocks_sharded_by_fsdp_are_called(kind, mesh):
+    fsdp = pytest.importorskip("torch.distributed.fsdp")
+    block, x = kind(2, 3), torch.randn(2, 2, 3, 4, 4)
+    sharded = copy.deepcopy(block)
+    for name in ("conv1", "bn1", "conv2", "skip"):
+        fsdp.fully_shard(sharded.get_submodule(name), mesh=mesh)
+    fsdp.fully_shard(sharded, mesh=mesh)
+    outputs = [each(x) for each in (sharded, block)]
+    torch.testing.assert_close(*outputs)
+    for output in outputs:
+        output.square().sum().backward()
+    for ours, theirs in zip(sharded.parameters(), block.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad.full_tensor(), theirs.grad, rtol=1e-3, atol=1e-4)
