@@ -205,6 +205,9 @@ class BuildNative(build_ext):
     def run(self) -> None:
         mode = build_mode()
         parts = {"ops_cpu": self.build_cpu, "bindings": self.build_bindings, "ops_cuda": self.build_cuda}
+        if mode == "cuda":
+            # What fails the build where it cannot be built comes first.
+            parts = {"ops_cuda": parts.pop("ops_cuda"), **parts}
         info: dict[str, object] = {"mode": mode, "version": version()}
         for part, build in parts.items():
             info[part] = self.attempt(part, build, mode)

@@ -133,7 +133,8 @@ class ConvLSTMCell(nn.Module):
         if reason := why_not_plain(self.conv, nn.Conv2d):
             return reason
         conv = self.conv
-        same = conv.weight.shape[2] // 2, conv.weight.shape[3] // 2
+        _, _, height, width = conv.weight.shape
+        same = height // 2, width // 2
         options = conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode
         if options != ((1, 1), same, (1, 1), 1, "zeros"):
             return "the Conv2d's stride, padding, dilation, groups or padding_mode was changed"
