@@ -338,6 +338,11 @@ class _Call:
 
     def _vmap_of_function(self, info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
         """A loop over the mapped dimension."""
+        if info.batch_size == 0:
+            name = f"{NAMESPACE}::{self._schema.name}"
+            raise ValueError(
+                f"the mapped dimension must hold at least one element for {name}, or use backend='reference'"
+            )
         results = []
         for index in range(info.batch_size):
             one = [v if dim is None else v.select(dim, index) for v, dim in zip(arguments, in_dims, strict=True)]

@@ -154,6 +154,14 @@ def test_vmap_of_channels_last_clips():
     torch.testing.assert_close(torch.vmap(relu)(last), torch.vmap(relu)(x))
 
 
+def test_vmap_over_nothing_is_refused():
+    x, weight, bias = draw(0, 2, 2, 1, 4, 4), draw(2), draw(2)
+    with pytest.raises(
+        ValueError, match=r"at least one element for rlv2v_fast::bn_relu_fwd, or use backend='reference'"
+    ):
+        torch.vmap(lambda x: bn_relu(x, Norm(weight, bias), backend="cpp")[0])(x)
+
+
 def test_gradients_of_each_sample(case):
     many = torch.stack([case[2][0], -case[2][0]])
     in_dims = (0, *(None for _ in case[2][1:]))
