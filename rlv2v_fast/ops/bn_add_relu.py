@@ -50,7 +50,7 @@ def bn_add_relu(
     _check(x, skip, norm, post_norm)
     if choose("bn_add_relu", backend, {"cpp": lambda: bn_refusal(x)}) == "reference":
         z = bn_add_relu_reference(x, skip, norm, post_norm)
-        if post_norm is None:
+        if post_norm is None or post_norm.mean is not None:
             return z, measure_by_reference(x, norm), (None, None)
         y = bn_add_relu_reference(x.detach(), skip.detach(), norm, None)
         return z, measure_by_reference(x, norm), measure_by_reference(y, post_norm)

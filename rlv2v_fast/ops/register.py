@@ -127,7 +127,7 @@ class Operator:
             values |= self._arguments(Values(**given), Values(**results))
         return {n: values[n] for n in self._saved_by_fwd}
 
-    def _differentiate_fwd(self, values: Named, grads: Named, needed: Mapping[str, bool]) -> Named:
+    def _differentiate_fwd(self, values: Named, grads: Named, needed: Named) -> Named:
         """Gradients of the forward's arguments, by their names."""
         values |= {f"grad_{n}": grads[n] for n in self._with_gradient}
         values |= {n: any(needed[a] for a in wanted) for n, wanted in self._needs.items()}
@@ -152,7 +152,7 @@ class Operator:
         """
         return {n: given[n] for n in self._saved_by_bwd}
 
-    def _differentiate_bwd(self, values: Named, grads: Named, needed: Mapping[str, bool]) -> Named:
+    def _differentiate_bwd(self, values: Named, grads: Named, needed: Named) -> Named:
         """Gradients of the backward's arguments: second derivatives, and those by the gradients it was given."""
         return self._transpose(values, [n for n in self._differentiable if needed[n]], grads)
 
@@ -255,7 +255,7 @@ class _Call:
         *,
         fake: Callable[[Values], Any],
         save: Callable[[Named, Named], Named],
-        differentiate: Callable[[Named, Named, Mapping[str, bool]], Named],
+        differentiate: Callable[[Named, Named, Named], Named],
         push: Callable[[Named, Named, Named], Named],
         with_gradient: Sequence[str],
         filled: Sequence[str] = (),
@@ -299,18 +299,16 @@ class _Call:
         _keep(ctx, self._save(given, results))
 
     def _backward(self, ctx: Any, *grads: Any) -> tuple[Any, ...]:
-        """Gradients of the operator's arguments."""
-        schema, values = self._schema, _kept(ctx)
+        """Gradients of the operator's arguments, for torch.library."""
+        schema = self._schema
         arrived = dict(zip(schema.results, grads, strict=True))
         needed = dict(zip(schema.arguments, ctx.needs_input_grad, strict=True))
-        found = self._differentiate(values, self._fill(ctx, arrived), needed)
-        return tuple(self._gradients(ctx, found, needed))
+        return tuple(self._gradients(ctx, arrived, needed))
 
-    def _fill(self, ctx: Any, grads: Named) -> Named:
-        return grads | {n: _zeros(ctx, n) for n in self._filled if grads[n] is None}
-
-    def _gradients(self, ctx: Any, found: Named, needed: Mapping[str, bool]) -> list[Any]:
+    def _gradients(self, ctx: Any, arrived: Named, needed: Named) -> list[Any]:
         """What autograd wants for each argument: a gradient, None, or a list of None for a list."""
+        filled = {n: _zeros(ctx, n) for n in self._filled if arrived[n] is None}
+        found = self._differentiate(_kept(ctx), arrived | filled, needed)
         return [
             [None] * ctx.lists[n] if n in ctx.lists else found.get(n) if needed[n] else None
             for n in self._schema.arguments
@@ -325,10 +323,9 @@ class _Call:
         ctx.blanks = {n: _blank(results[n]) for n in self._with_gradient}
 
     def _backward_of_function(self, ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        schema, values = self._schema, _kept(ctx)
-        needed = {n: v is True for n, v in _group(schema.arguments, ctx.needs_input_grad).items()}
-        found = self._differentiate(values, self._fill(ctx, _group(schema.results, grads)), needed)
-        return tuple(_flatten(self._gradients(ctx, found, needed)))
+        schema = self._schema
+        arrived, needed = _group(schema.results, grads), _group(schema.arguments, ctx.needs_input_grad)
+        return tuple(_flatten(self._gradients(ctx, arrived, needed)))
 
     def _jvp_of_function(self, ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
         schema, values = self._schema, _kept(ctx)
