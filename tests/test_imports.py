@@ -19,6 +19,7 @@ ALLOWED = {
     "reference": {"reference"},
     "ops": {"ops", "reference", "kernels", "extension", "rlv2v_fast"},
     "nn": {"nn", "ops"},
+    "convert": {"nn"},
     "models": {"models", "nn", "domains", "errors"},
     "losses": {"losses"},
     "metrics": {"metrics", "errors"},
