@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import sys
+import logging
+import threading
 from typing import TYPE_CHECKING, Any
+
+from rlv2v_fast.waiting import after_import
 
 if TYPE_CHECKING:
     from rlv2v_fast.models.rlv2vgan import RLV2VGAN
@@ -33,7 +36,17 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
-# A program saved by torch.export names operators, which must be registered before it is loaded. Without torch there is
-# nothing to register with yet, and the command, which sets variables that torch reads, must come before it.
-if "torch" in sys.modules:
-    importlib.import_module("rlv2v_fast.ops.all")
+def _register_operators() -> None:
+    try:
+        importlib.import_module("rlv2v_fast.ops.all")
+    except Exception as error:  # whatever it is, it must not make the import of torch fail
+        if type(error).__name__ == "_DeadlockError":
+            # Another thread is importing a part of this package and waits for torch. It goes on once torch is there.
+            threading.Thread(target=_register_operators).start()
+        else:
+            logging.getLogger(__name__).warning("no operator could be registered with torch: %s", error)
+
+
+# Programs saved by torch.export, torch.jit or AOTInductor name operators, which must be registered when one is loaded.
+# This package itself does not import torch: the command line sets variables that torch reads.
+after_import("torch", _register_operators)

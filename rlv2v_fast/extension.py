@@ -8,8 +8,6 @@ import json
 from pathlib import Path
 from types import ModuleType
 
-import torch
-
 _FOLDER = Path(__file__).parent
 
 
@@ -26,6 +24,8 @@ def _load(library: str) -> str | None:
     path = _FOLDER / f"_{library}.so"
     if not path.exists():
         return build_record().get(library, "the package was used from a checkout without building it")
+    import torch
+
     try:
         torch.ops.load_library(str(path))
     except OSError as error:
@@ -40,6 +40,8 @@ def why_not_cpu() -> str | None:
 
 def why_not_cuda() -> str | None:
     """None when the CUDA operators are loaded, else one sentence saying why not."""
+    import torch
+
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is not a CUDA build"
     return _load("ops_cuda")

@@ -2,4 +2,6 @@
 
 from pathlib import Path
 
+import torch  # noqa: F401  # as in rlv2v_fast/ops/__init__.py
+
 __path__ = [str(Path(__file__).resolve().parents[2] / "kernels")]

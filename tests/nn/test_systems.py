@@ -74,16 +74,21 @@ def test_a_traced_layer_checks_itself_with_gradients_on(case, backend):
     torch.testing.assert_close(traced(2 * x), layer(2 * x), rtol=1e-4, atol=1e-5)
 
 
-def test_a_saved_program_runs_where_only_the_package_is_imported(case, tmp_path):
-    make, x = case
-    layer = make().eval()
-    torch.export.save(torch.export.export(layer, (x,)), tmp_path / "program.pt2")
-    torch.save((x, layer(x).detach()), tmp_path / "values.pt")
+@pytest.mark.parametrize("order", ["rlv2v_fast, torch", "torch, rlv2v_fast"])
+def test_saved_programs_run_where_only_the_package_is_imported(order, tmp_path):
+    for name, (make, shape) in LAYERS.items():
+        layer, x = make().eval(), torch.randn(shape)
+        torch.export.save(torch.export.export(layer, (x,)), tmp_path / f"{name}.pt2")
+        torch.jit.trace(layer, (x,)).save(tmp_path / f"{name}.pt")
+        torch.save((x, layer(x).detach()), tmp_path / f"{name}.values")
     code = (
-        "import torch, rlv2v_fast\n"
-        f"x, y = torch.load({str(tmp_path / 'values.pt')!r})\n"
-        f"program = torch.export.load({str(tmp_path / 'program.pt2')!r}).module()\n"
-        "torch.testing.assert_close(program(x), y, rtol=1e-4, atol=1e-5)\n"
+        f"import {order}, pathlib\n"
+        f"for path in pathlib.Path({str(tmp_path)!r}).glob('*.values'):\n"
+        "    x, y = torch.load(path)\n"
+        "    program = torch.export.load(path.with_suffix('.pt2')).module()\n"
+        "    traced = torch.jit.load(path.with_suffix('.pt'))\n"
+        "    for found in (program(x), traced(x)):\n"
+        "        torch.testing.assert_close(found, y, rtol=1e-4, atol=1e-5)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
