@@ -1,0 +1,63 @@
+"""FLOPs of the fused operators as torch.utils.flop_counter counts them: those of their references.
+
+Fewer multiplications, as by Winograd's algorithm, and gates computed again to save memory do not change a count.
+Normalizations and gates count nothing here, as they do in PyTorch.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import torch
+
+from rlv2v_fast.ops.register import Named
+from rlv2v_fast.ops.schemas import NAMESPACE, SCHEMAS
+from rlv2v_fast.waiting import after_import
+
+
+def _convolution(shapes: Named) -> int:
+    """FLOPs of the convolution of one step, and of either of its gradients."""
+    batch, _, _, height, width = shapes["x"]
+    return 2 * batch * height * width * prod(shapes["weight"])
+
+
+def _convlstm_fwd(shapes: Named) -> int:
+    return shapes["x"][1] * _convolution(shapes)
+
+
+def _convlstm_bwd(shapes: Named) -> int:
+    steps = shapes["x"][1]
+    # What the first convolution reads has a gradient only where x or h0 has one; what a later one reads always has.
+    of_inputs = steps if shapes["need_x"] or shapes["need_h0"] else steps - 1
+    of_weight = steps if shapes["need_weight"] else 0
+    return (of_inputs + of_weight) * _convolution(shapes)
+
+
+# By operator: FLOPs from its arguments by name, a tensor's being its shape.
+FORMULAS = {
+    "convlstm_fwd": _convlstm_fwd,
+    "convlstm_bwd": _convlstm_bwd,
+    "convlstm_triton_fwd": _convlstm_fwd,
+    "convlstm_triton_bwd": _convlstm_bwd,
+}
+
+
+def _register() -> None:
+    from torch.utils.flop_counter import flop_registry, register_flop_formula
+
+    for name in FORMULAS:
+        operator = getattr(getattr(torch.ops, NAMESPACE), name)
+        if operator not in flop_registry:
+            register_flop_formula(operator)(_formula(name))
+
+
+def _formula(name: str) -> Any:
+    def count(*arguments: Any, out_shape: Any = None, **named: Any) -> int:
+        return FORMULAS[name](dict(zip(SCHEMAS[name].arguments, arguments, strict=False)) | named)
+
+    return count
+
+
+# A counter copies the formulas that there are when it is made. Importing it here would import Triton.
+after_import("torch.utils.flop_counter", _register)
