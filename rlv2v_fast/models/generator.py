@@ -41,7 +41,7 @@ class Generator(nn.Module):
         width: channels w of the first level.
         channels: channels C of a frame.
         norm: "batch" or "instance" (per frame).
-        backend: of the fused operators, "auto", "triton", "cpp" or "reference".
+        backend: of the fused operators, "auto", "cpp" or "reference".
         output: "tanh" (the paper's), or "gain": each pixel of the input times a gain plus an emission, clamped. "gain"
             starts near the input, so it need not learn to draw it.
 

@@ -25,6 +25,8 @@ from rlv2v_fast.ops.upsample_conv import call_upsample_conv, upsample_conv
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+# No operator of the blocks has a Triton kernel.
+BACKENDS = ("auto", "cpp", "reference")
 ConvState = Tensor | None
 BlockState = tuple[ConvState, ConvState]
 
@@ -88,7 +90,7 @@ class R(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, *, norm: str = "batch", backend: str = "auto") -> None:
         super().__init__()
-        self.backend = check_backend(backend)
+        self.backend = check_backend(backend, BACKENDS)
         self.conv1 = CausalConv3d(in_channels, out_channels)
         self.bn1 = make_norm(norm, out_channels)
         self.conv2 = CausalConv3d(out_channels, out_channels)

@@ -237,7 +237,7 @@ class TrainConfig:
     """Autocast type: auto is bf16 on a GPU that has it, else fp32. A CPU that is slow in bf16 takes fp32 instead."""
     compile: bool = False
     """Use torch.compile, except in reinforcement learning. The first iterations then take minutes."""
-    backend: Literal["auto", "triton", "cpp", "reference"] = "auto"
+    backend: Literal["auto", "cpp", "reference"] = "auto"
     """Backend of the fused operators."""
     tensorboard: bool = False
     """Also write TensorBoard events; needs the extra [tb]."""

@@ -89,8 +89,9 @@ def test_gradients(kind):
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="norm must be one of batch, instance; got 'group'"):
         R(2, 3, norm="group")
-    with pytest.raises(ValueError, match="backend must be one of"):
-        R(2, 3, backend="cudnn")
+    for backend in ("cudnn", "triton"):
+        with pytest.raises(ValueError, match=f"backend must be one of auto, cpp, reference; got '{backend}'"):
+            R(2, 3, backend=backend)
     with pytest.raises(ValueError, match=r"x must have shape \(B, 2, T, H, W\)"):
         R(2, 3)(torch.zeros(1, 4, 2, 4, 4))
 
