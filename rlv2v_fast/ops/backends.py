@@ -7,7 +7,7 @@ call; "auto" takes the first that does not, and an explicit choice that refuses 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -47,10 +47,10 @@ class BackendFallbackWarning(UserWarning):
     """backend="auto" runs the plain PyTorch reference because no fused backend takes the call; said once a reason."""
 
 
-def check_backend(backend: str) -> str:
-    """Return backend; ValueError unless it is one of BACKENDS."""
-    if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; got {backend!r}")
+def check_backend(backend: str, known: Sequence[str] = BACKENDS) -> str:
+    """Return backend; ValueError unless it is one of known."""
+    if backend not in known:
+        raise ValueError(f"backend must be one of {', '.join(known)}; got {backend!r}")
     return backend
 
 
@@ -69,6 +69,10 @@ def choose(op: str, backend: str, refusals: Mapping[str, Callable[[], str | None
     check_backend(backend)
     if backend == "reference":
         return backend
+    if _is_exported_to_onnx():
+        if backend == "auto":
+            return "reference"
+        raise RuntimeError(f"backend={backend!r} cannot run {op}: ONNX has no such operator; use backend='reference'")
     if backend != "auto":
         reason = refusals[backend]() if backend in refusals else "this operator has no such kernel"
         if reason is not None:
@@ -83,6 +87,11 @@ def choose(op: str, backend: str, refusals: Mapping[str, Callable[[], str | None
     if reasons:
         _warn_once(op, "; ".join(reasons))
     return "reference"
+
+
+def _is_exported_to_onnx() -> bool:
+    """Whether one of the two exporters traces. PyTorch's own question takes 3 us, so others are asked first."""
+    return (torch.compiler.is_compiling() or torch.jit.is_tracing()) and torch.onnx.is_in_onnx_export()
 
 
 def _warn_once(op: str, reasons: str) -> None:

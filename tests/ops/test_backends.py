@@ -39,6 +39,16 @@ def test_reference_never_asks_a_fused_backend():
     assert choose("op", "reference", {"cpp": never}) == "reference"
 
 
+@pytest.mark.parametrize("tracer", ["compiler.is_compiling", "jit.is_tracing"])
+def test_an_export_to_onnx_takes_the_reference(tracer, monkeypatch):
+    """By the newer or the older exporter."""
+    monkeypatch.setattr(f"torch.{tracer}", lambda: True)
+    monkeypatch.setattr("torch.onnx.is_in_onnx_export", lambda: True)
+    assert choose("op", "auto", {"cpp": lambda: None}) == "reference"
+    with pytest.raises(RuntimeError, match="backend='cpp' cannot run op: ONNX has no such operator; use backend='ref"):
+        choose("op", "cpp", {"cpp": lambda: None})
+
+
 def test_an_unknown_backend_is_named():
     with pytest.raises(ValueError, match=r"backend must be one of .*; got 'cuda'"):
         choose("op", "cuda", {})
