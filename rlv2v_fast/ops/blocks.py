@@ -10,6 +10,7 @@ from rlv2v_fast.ops.bn import Normalization, bn_refusal, identity
 from rlv2v_fast.ops.bn_add_relu import bn_add_relu
 from rlv2v_fast.ops.bn_add_relu_pool import bn_add_relu_pool
 from rlv2v_fast.ops.bn_relu import bn_relu
+from rlv2v_fast.ops.sizes import BLOCK_ELEMENTS
 from rlv2v_fast.reference.blocks import (
     norm_add_relu_reference,
     norm_relu_reference,
@@ -23,19 +24,14 @@ def _count(x: Tensor) -> int:
     return x.numel() // max(x.shape[1], 1)
 
 
-# A fused operator costs more before it starts than PyTorch's own: with fewer numbers in x it was measured to be slower
-# (docs/performance.md). On an H200 it lost with 2^23 numbers and won with 2^26; the border between is an estimate.
-_WORTHWHILE = {"cpu": 2**17, "cuda": 2**24}
-
-
 def is_small(x: Tensor) -> bool:
     """Whether PyTorch's own kernels were measured to be faster on tensors of this size.
 
     Never while a compiler or exporter traces: the answer would bind the graph to sizes on its side of the rule.
     """
     if x.is_cuda:
-        return waits_for_launches(x, _WORTHWHILE["cuda"])
-    return not torch.compiler.is_compiling() and x.device.type == "cpu" and x.numel() < _WORTHWHILE["cpu"]
+        return waits_for_launches(x, BLOCK_ELEMENTS["cuda"])
+    return not torch.compiler.is_compiling() and x.device.type == "cpu" and x.numel() < BLOCK_ELEMENTS["cpu"]
 
 
 def _route(op: str, backend: str, x: Tensor, *norms: Normalization, skip: Tensor | None = None) -> str:

@@ -13,14 +13,11 @@ from rlv2v_fast.ops.backends import choose, cpp_refusal, waits_for_launches
 from rlv2v_fast.ops.convlstm_gates import convlstm_gates
 from rlv2v_fast.ops.convlstm_triton import convlstm_sequence_triton, convolution_dtype, is_autocasting, triton_refusal
 from rlv2v_fast.ops.register import Operator, Values
+from rlv2v_fast.ops.sizes import LAUNCH_ELEMENTS, LAUNCH_STEPS
 from rlv2v_fast.reference.convlstm import convlstm_gates_reference, convlstm_reference, run_steps
 from rlv2v_fast.reference.precision import accumulation_dtype
 
 MEMORY = ("fast", "low")
-# One or two steps of few numbers in x are launched sooner by PyTorch than by the Triton sequence: on an H200 it had
-# 0.48 times PyTorch's speed with one step and 2^16 numbers, 0.63 with two and 2^18 (docs/performance.md). With more
-# numbers it was not measured.
-_LAUNCH_BOUND_STEPS, _LAUNCH_BOUND_ELEMENTS = 2, 2**18 + 1
 
 
 def convlstm(
@@ -67,8 +64,8 @@ def convlstm(
     _check_state(x, weight, h0, c0)
     check_memory(memory)
     refusals = {"triton": lambda: triton_refusal(x), "cpp": lambda: _cpp_refusal(x, peephole, lengths)}
-    may_wait = backend == "auto" and not cuda_graph and waits_for_launches(x, _LAUNCH_BOUND_ELEMENTS)
-    if may_wait and x.shape[1] <= _LAUNCH_BOUND_STEPS:
+    may_wait = backend == "auto" and not cuda_graph and waits_for_launches(x, LAUNCH_ELEMENTS)
+    if may_wait and x.shape[1] <= LAUNCH_STEPS:
         backend = "reference"
     chosen = choose("convlstm", backend, refusals)
     if chosen == "cpp" and x.device.type == "cpu":

@@ -10,11 +10,8 @@ from torch import Tensor
 
 from rlv2v_fast.ops.backends import check_backend
 from rlv2v_fast.ops.causal_conv3d import call_causal_conv3d, causal_conv3d, check_causal_conv3d
+from rlv2v_fast.ops.sizes import UPSAMPLE_PIXELS, UPSAMPLE_PRODUCTS
 from rlv2v_fast.reference.blocks import upsample_reference, with_history
-
-# From these sizes on the transposed convolution was faster (docs/performance.md): numbers of x times output channels,
-# and pixels, to which it owes the time that summing the weights takes.
-_WORTHWHILE, _PIXELS = 1 << 16, 256
 
 # Without AVX-512 PyTorch adds the taps of a transposed convolution in bfloat16: measured 8 times the mean square error
 # of upsampling and convolving.
@@ -75,7 +72,7 @@ def is_worthwhile(x: Tensor, weight: Tensor) -> bool:
     # A traced graph serves all sizes, so that no rule by size may be in it.
     if torch.compiler.is_compiling():
         return True
-    return x.numel() * weight.shape[0] >= _WORTHWHILE and x.numel() >= _PIXELS * x.shape[1]
+    return x.numel() * weight.shape[0] >= UPSAMPLE_PRODUCTS and x.numel() >= UPSAMPLE_PIXELS * x.shape[1]
 
 
 def _transposed(padded: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

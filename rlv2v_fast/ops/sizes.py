@@ -1,0 +1,18 @@
+"""The sizes from which a call takes another way, as measured (docs/performance.md).
+
+They hold in eager mode only: while a compiler or exporter traces, they would bind the graph to sizes on one side.
+"""
+
+from __future__ import annotations
+
+# A fused operator of the blocks costs more before it starts than PyTorch's own: with fewer numbers in x it was measured
+# to be slower. On an H200 it lost with 2^23 numbers and won with 2^26; the border between is an estimate.
+BLOCK_ELEMENTS = {"cpu": 2**17, "cuda": 2**24}
+
+# URB's first convolution: from these sizes on the transposed convolution was faster on a CPU: numbers of x times output
+# channels, and pixels, to which it owes the time that summing the weights takes.
+UPSAMPLE_PRODUCTS, UPSAMPLE_PIXELS = 2**16, 256
+
+# On a GPU, PyTorch launches one or two steps of few numbers in x sooner than the Triton sequence does: on an H200 that
+# had 0.48 times the speed with one step and 2^16 numbers, 0.63 with two and 2^18. With more it was not measured.
+LAUNCH_STEPS, LAUNCH_ELEMENTS = 2, 2**18 + 1
