@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rlv2v_fast.nn.blocks import RPB, URB, BlockState, CausalConv3d, ConvState
+from rlv2v_fast.nn.blocks import RPB, URB, BlockState, CausalConv3d, ConvState, convolve
 from rlv2v_fast.nn.convlstm import ConvLSTM
 from rlv2v_fast.nn.norm import make_norm
 
@@ -90,7 +90,7 @@ class Generator(nn.Module):
             state: the state that the previous call returned.
         """
         self._check(video)
-        x, stem = self.stem.stream(video.transpose(1, 2), state.stem)
+        x, stem = convolve(self.stem, video.transpose(1, 2), state.stem)
         levels = [x]
         encoder = []
         for block, block_state in zip(self.encoder, state.encoder, strict=True):
@@ -104,7 +104,7 @@ class Generator(nn.Module):
             x, block_state = block.stream(x, block_state)  # type: ignore[operator]
             x = x + skip
             decoder.append(block_state)
-        y, head = self.head.stream(x, state.head)
+        y, head = convolve(self.head, x, state.head)
         drawn = self._drawn(y.transpose(1, 2), video)
         return drawn, GeneratorState(stem, tuple(encoder), bottleneck, tuple(decoder), head)
 

@@ -64,8 +64,11 @@ class CausalConv3d(nn.Conv3d):
         return causal_conv3d(x, self.weight, self.bias, history)
 
 
-def _convolve(conv: nn.Module, x: Tensor, history: ConvState) -> tuple[Tensor, ConvState]:
-    """conv(x) after the frames of history, and the history of the frames after x."""
+def convolve(conv: nn.Module, x: Tensor, history: ConvState) -> tuple[Tensor, ConvState]:
+    """conv(x) after the frames of history, and the history of the frames after x.
+
+    What a user did to conv is honoured: where it is not plain, it is called.
+    """
     if isinstance(conv, CausalConv3d) and why_not_plain(conv, CausalConv3d) is None:
         return conv.stream(x, history)
     return call_causal_conv3d(conv, _frames_before(conv), x, history)
@@ -131,12 +134,12 @@ class R(nn.Module):
         """F(x) before its last normalization."""
         first, second = state or (None, None)
         u, first = self._enter(x, first)
-        v, second = _convolve(self.conv2, norm_relu(u, FusibleNorm(self.bn1), backend=self.backend), second)
+        v, second = convolve(self.conv2, norm_relu(u, FusibleNorm(self.bn1), backend=self.backend), second)
         return v, (first, second)
 
     def _enter(self, x: Tensor, history: ConvState) -> tuple[Tensor, ConvState]:
         """The first convolution."""
-        return _convolve(self.conv1, x, history)
+        return convolve(self.conv1, x, history)
 
     def _shortcut(self, x: Tensor) -> Tensor:
         return x if self.skip is None else self.skip(x)
