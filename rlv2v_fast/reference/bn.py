@@ -42,8 +42,9 @@ def bn_reference(
     if not per_frame:
         return torch.batch_norm(x, weight, bias, mean, var, mean is None, 0.0, eps, False)
     frames = x.transpose(1, 2).flatten(0, 1)
-    # One group a channel. torch.group_norm, unlike F.instance_norm, takes a single pixel and gives the bias for it.
-    y = torch.group_norm(frames, frames.shape[1], weight, bias, eps)
+    # One group a channel. torch.group_norm, unlike F.instance_norm, takes a single pixel and gives the bias for it. An
+    # int, because torch.jit.trace makes a tensor of a size, of which ONNX makes no group norm.
+    y = torch.group_norm(frames, int(frames.shape[1]), weight, bias, eps)
     return y.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
 
 
