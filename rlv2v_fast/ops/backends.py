@@ -13,6 +13,7 @@ import torch
 
 from rlv2v_fast import extension
 from rlv2v_fast.ops.schemas import NAMESPACE, SCHEMAS
+from rlv2v_fast.ops.transforms import is_transformed
 
 BACKENDS = ("auto", "triton", "cpp", "reference")
 
@@ -69,10 +70,10 @@ def choose(op: str, backend: str, refusals: Mapping[str, Callable[[], str | None
     check_backend(backend)
     if backend == "reference":
         return backend
-    if _is_exported_to_onnx():
+    if reason := _why_not_traced():
         if backend == "auto":
             return "reference"
-        raise RuntimeError(f"backend={backend!r} cannot run {op}: ONNX has no such operator; use backend='reference'")
+        raise RuntimeError(f"backend={backend!r} cannot run {op}: {reason}; use backend='reference'")
     if backend != "auto":
         reason = refusals[backend]() if backend in refusals else "this operator has no such kernel"
         if reason is not None:
@@ -89,9 +90,16 @@ def choose(op: str, backend: str, refusals: Mapping[str, Callable[[], str | None
     return "reference"
 
 
-def _is_exported_to_onnx() -> bool:
-    """Whether one of the two exporters traces. PyTorch's own question takes 3 us, so others are asked first."""
-    return (torch.compiler.is_compiling() or torch.jit.is_tracing()) and torch.onnx.is_in_onnx_export()
+def _why_not_traced() -> str | None:
+    """Why what traces this call cannot trace an operator; None where it can, or nothing traces."""
+    compiling = torch.compiler.is_compiling()
+    if not compiling and not torch.jit.is_tracing():
+        return None
+    if torch.onnx.is_in_onnx_export():
+        return "ONNX has no such operator"
+    if compiling and is_transformed():
+        return "a compiler cannot trace an operator under torch.func or in forward mode"
+    return None
 
 
 def _warn_once(op: str, reasons: str) -> None:

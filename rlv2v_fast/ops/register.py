@@ -224,11 +224,11 @@ class Operator:
             for n in self._bwd.results
         )
 
-    @staticmethod
-    def _is_needed(values: Values, gradient: str) -> bool:
+    def _is_needed(self, values: Values, gradient: str) -> bool:
         """Whether the backward computes this result: its argument is there, and the gradient is asked for."""
         argument = gradient.removeprefix("grad_")
-        return getattr(values, argument, gradient) is not None and getattr(values, f"need_{argument}", True)
+        asked = all(getattr(values, need) for need, wanted in self._needs.items() if argument in wanted)
+        return asked and getattr(values, argument, gradient) is not None
 
 
 class _Call:
@@ -236,7 +236,8 @@ class _Call:
 
     torch.library.register_autograd knows no forward mode and no transform of torch.func: tangents would silently be
     zero. A Function knows them, but compilers cannot look into one, and it costs some 15 us more. So the operator has
-    both, and a call takes the Function where such a transform is active and no compiler traces it.
+    both, and a call takes the Function where such a transform is active. While a compiler traces one, ops/backends.py
+    chooses no operator.
 
     Args:
         schema: the operator's.
@@ -282,7 +283,7 @@ class _Call:
         )
 
     def __call__(self, *arguments: Any) -> Any:
-        if torch.compiler.is_compiling() or not is_transformed():
+        if not is_transformed():
             return self._operator(*arguments)
         return tuple(_group(self._schema.results, self._function.apply(*_flatten(arguments))).values())
 
