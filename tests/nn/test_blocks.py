@@ -202,14 +202,6 @@ def test_a_norm_that_cannot_be_fused_is_called():
         block(torch.randn(1, 2, 2, 4, 4))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_runs_the_reference_and_cpp_says_why_not(dtype):
-    x = torch.randn(2, 2, 2, 4, 4).to(dtype)
-    assert RPB(2, 3).to(dtype)(x).dtype == dtype
-    with pytest.raises(RuntimeError, match=r"the C\+\+ kernel takes float32 and float64"):
-        RPB(2, 3, backend="cpp").to(dtype)(x)
-
-
 @pytest.mark.parametrize("norm", ["batch", "instance"])
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 @pytest.mark.parametrize("kind", BLOCKS)
@@ -270,16 +262,3 @@ def test_a_float32_skip_under_autocast_runs_the_reference(kind, monkeypatch):
         pytest.warns(BackendFallbackWarning, match="the skip is torch.float32"),
     ):
         block(torch.randn(2, 8, 2, 8, 8, device="cuda"))
-
-
-@needs_cpp
-@pytest.mark.parametrize("kind", BLOCKS)
-def test_exported_with_dynamic_sizes_it_runs_at_every_size(kind, monkeypatch):
-    monkeypatch.undo()  # the rule by size as users have it
-    block = kind(3, 8).eval()
-    batch, steps = torch.export.Dim("batch"), torch.export.Dim("steps")
-    sizes = {0: batch, 2: steps}
-    program = torch.export.export(block, (torch.randn(2, 3, 2, 8, 8),), dynamic_shapes=(sizes,)).module()
-    for shape in ((2, 3, 3, 8, 8), (64, 3, 8, 8, 8)):
-        x = torch.randn(shape)
-        torch.testing.assert_close(program(x), block(x), rtol=1e-4, atol=1e-5)

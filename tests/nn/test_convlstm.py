@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from bench.peers import NaiveConvLSTM
 from rlv2v_fast import extension
+from rlv2v_fast.nn.blocks import RPB
 from rlv2v_fast.nn.convlstm import ConvLSTM, ConvLSTMCell
 
 BACKENDS = ["reference", "cpp"] if extension.why_not_cpu() is None else ["reference"]
@@ -89,3 +91,12 @@ def test_memory_and_exact_are_keyword_only_and_checked() -> None:
         ConvLSTMCell(2, 4, 3, True, True)  # type: ignore[misc]
     cell = ConvLSTM(2, 4, 3, 1, memory="low", exact=True).cell_list[0]
     assert (cell.memory, cell.exact) == ("low", True)
+
+
+def test_sizes_may_be_numpy_integers() -> None:
+    size = np.int64
+    layer = ConvLSTM(size(3), [size(4), size(5)], (size(3), size(5)), size(2), batch_first=True)
+    assert layer(torch.randn(1, 2, 3, 6, 6))[0][0].shape == (1, 2, 5, 6, 6)
+    assert RPB(size(3), size(4))(torch.randn(1, 3, 2, 4, 4)).shape == (1, 4, 2, 2, 2)
+    with pytest.raises(ValueError, match="input_dim must be a positive integer; got True"):
+        ConvLSTM(True, 4, 3, 1)
