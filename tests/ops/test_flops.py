@@ -51,10 +51,9 @@ def test_an_exported_program_counts_by_the_operator():
     assert flops(lambda: program(x)) == flops(lambda: layer(x)) > 0
 
 
-@pytest.mark.parametrize("order", ["rlv2v_fast, torch.utils.flop_counter", "torch.utils.flop_counter, rlv2v_fast"])
-def test_a_counter_may_be_imported_before_or_after_the_package(order):
+def test_a_counter_may_be_imported_after_the_package():
     code = (
-        f"import {order}\n"
+        "import rlv2v_fast, torch.utils.flop_counter\n"
         "operator = torch.ops.rlv2v_fast.convlstm_fwd\n"
         "with torch.utils.flop_counter.FlopCounterMode(display=False) as counter, torch.device('meta'):\n"
         "    operator(torch.empty(1, 2, 3, 4, 5), torch.empty(8, 5, 3, 3), None, None, None, False, False, False)\n"
