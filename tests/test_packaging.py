@@ -19,6 +19,7 @@ LEFT_OUT = (".ci/", ".github/")
 FAST_TESTS = [
     "tests/test_imports.py::test_every_layer_has_a_rule",
     "tests/bench/test_report.py::test_system_rows_show_their_figure",
+    "tests/compatibility/test_modules.py::test_every_public_module_is_tried",
     "tests/csrc/test_bn_cuda.py::test_zero_batch",
     "tests/data/test_synthetic.py::test_the_domains_are_unpaired",
     "tests/kernels/test_convlstm_sequence.py::test_refusals",

@@ -188,7 +188,8 @@ def test_training_refuses_one_value_per_channel_as_pytorch_does():
 
 
 @needs_cpp
-def test_a_norm_that_cannot_be_fused_is_called():
+def test_a_norm_that_cannot_be_fused_is_called(monkeypatch):
+    monkeypatch.setattr(backends, "_warned", set())  # it warns once
     block = R(2, 3).double()
     seen = []
     block.bn1.register_forward_hook(lambda module, arguments, output: seen.append(output.shape))

@@ -24,7 +24,7 @@ def flops(function):
 
 
 @pytest.mark.parametrize("memory", ["fast", "low"])
-def test_every_choice_of_gradients_counts_what_the_reference_counts(memory):
+def test_every_choice_of_gradients_counts_as_the_reference(memory):
     shapes = {"x": (2, 3, 2, 5, 4), "weight": (12, 5, 3, 5), "bias": (12,), "h0": (2, 3, 5, 4), "c0": (2, 3, 5, 4)}
     counts = []
     # The reference computes the gradient of the bias alone without that of the weight; the operator computes both.
