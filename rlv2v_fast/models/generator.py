@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rlv2v_fast.nn.blocks import RPB, URB, BlockState, CausalConv3d, ConvState, convolve
+from rlv2v_fast.nn.blocks import RPB, URB, BlockState, CausalConv3d, ConvState, advance, convolve
 from rlv2v_fast.nn.convlstm import ConvLSTM
 from rlv2v_fast.nn.norm import make_norm
 
@@ -94,14 +94,14 @@ class Generator(nn.Module):
         levels = [x]
         encoder = []
         for block, block_state in zip(self.encoder, state.encoder, strict=True):
-            x, block_state = block.stream(x, block_state)  # type: ignore[operator]
+            x, block_state = advance(block, x, block_state)
             levels.append(x)
             encoder.append(block_state)
         hidden, bottleneck = self.convlstm(x.transpose(1, 2), state.bottleneck)
         x = self.bn(hidden[-1].transpose(1, 2))
         decoder = []
         for block, block_state, skip in zip(self.decoder, state.decoder, levels[-2::-1], strict=True):
-            x, block_state = block.stream(x, block_state)  # type: ignore[operator]
+            x, block_state = advance(block, x, block_state)
             x = x + skip
             decoder.append(block_state)
         y, head = convolve(self.head, x, state.head)

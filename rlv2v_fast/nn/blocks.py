@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 BACKENDS = ("auto", "cpp", "reference")
 ConvState = Tensor | None
 BlockState = tuple[ConvState, ConvState]
+# The attribute in which advance lends a block a state for the next call.
+_CARRIED = "_carried"
 
 
 @register_plain
@@ -80,6 +82,7 @@ def _frames_before(conv: nn.Module) -> int:
     return kernel_size[0] - 1 if isinstance(kernel_size, tuple) else 2
 
 
+@register_plain
 class R(nn.Module):
     """Residual block relu(F(x) + s(x)), F = conv-bn-relu-conv-bn, s the identity or a 1x1x1 convolution.
 
@@ -102,7 +105,11 @@ class R(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, out_channels, T, H, W) from (B, in_channels, T, H, W)."""
-        return self.stream(x, None)[0]
+        carried = self.__dict__.pop(_CARRIED, None)
+        if carried is None:
+            return self.stream(x, None)[0]
+        y, carried["state"] = self.stream(x, carried["state"])
+        return y
 
     def stream(self, x: Tensor, state: BlockState | None) -> tuple[Tensor, BlockState]:
         """forward with the two convolutions' histories carried."""
@@ -145,6 +152,7 @@ class R(nn.Module):
         return x if self.skip is None else self.skip(x)
 
 
+@register_plain
 class RPB(R):
     """R, then spatial 1x2x2 max pooling, then normalization: (B, C, T, H, W) to (B, O, T, H // 2, W // 2).
 
@@ -161,6 +169,7 @@ class RPB(R):
         return norm_add_relu_pool_norm(v, norms[0], self._shortcut(x), norms[1], backend=self.backend), state
 
 
+@register_plain
 class URB(R):
     """Spatial nearest 2x upsampling, then R, then normalization: (B, C, T, H, W) to (B, O, T, 2H, 2W).
 
@@ -183,3 +192,20 @@ class URB(R):
         if why_not_plain(self.conv1, CausalConv3d):
             return call_upsample_conv(self.conv1, _frames_before(self.conv1), x, history)
         return upsample_conv(x, self.conv1.weight, self.conv1.bias, history, backend=self.backend)
+
+
+def advance(block: nn.Module, x: Tensor, state: BlockState | None) -> tuple[Tensor, BlockState | None]:
+    """block(x) after the frames of state, and the state of the frames after x.
+
+    What a user did to the block is honoured: where it is not plain, it is called, with the state beside the call, so
+    that hooks see one tensor come and one go. A module of another kind has no state.
+    """
+    if why_not_plain(block, R, RPB, URB) is None:
+        return block.stream(x, state)  # type: ignore[operator]
+    carried = {"state": state}
+    if isinstance(block, R):
+        block.__dict__[_CARRIED] = carried
+    try:
+        return block(x), carried["state"]
+    finally:
+        block.__dict__.pop(_CARRIED, None)

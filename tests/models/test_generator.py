@@ -242,3 +242,27 @@ def test_fused_generator_translates_alike(settled):
     video = torch.rand(1, 3, 3, 16, 16, dtype=torch.float64) * 2 - 1
     wanted = generator(video)
     torch.testing.assert_close(copy.deepcopy(generator).fuse()(video), wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_a_hook_of_a_whole_block_is_run_and_streams():
+    torch.manual_seed(0)
+    generator = Generator(2, norm="instance").eval()
+    clip = torch.randn(1, 4, 3, 16, 16)
+    generator.encoder[0].register_forward_hook(lambda module, inputs, output: output + 1)
+    generator.decoder[2].register_forward_pre_hook(lambda module, inputs: (inputs[0] * 2,))
+    changed = generator(clip)
+    pieces, state = [], START
+    for piece in clip.split(1, dim=1):
+        output, state = generator.stream(piece, state)
+        pieces.append(output)
+    torch.testing.assert_close(torch.cat(pieces, 1), changed, rtol=1e-4, atol=1e-5)
+    for block in (generator.encoder[0], generator.decoder[2]):
+        block._forward_hooks.clear()
+        block._forward_pre_hooks.clear()
+    assert (generator(clip) - changed).abs().max() > 1e-3
+
+
+def test_a_replaced_block_is_called():
+    generator = Generator(2)
+    generator.encoder[0] = torch.nn.AvgPool3d((1, 2, 2))
+    assert generator(torch.randn(1, 2, 3, 16, 16)).shape == (1, 2, 3, 16, 16)
