@@ -4,7 +4,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format gpu-test bench clean
+.PHONY: help install demo test lint format gpu-test bench looks clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,12 @@ bench: .venv/installed ## measure on this CPU, in about 18 minutes on 2 cores
 	$(BENCH) scaling --op convlstm rpb-between --case A --phase fwd_bwd --memory --rounds 3 --backend naive cpp
 	$(BENCH) regression --update
 	$(BENCH) report --page --readme
+
+# About two hours of one core. Where the weights differ, looks/prior.py must name the new hash.
+PICTURES = build/pictures
+looks: .venv/installed ## fetch the pictures and train the look prior, in about two hours of one core
+	$(BIN)/python -m bench.quality.pictures $(PICTURES)
+	$(BIN)/python -m rlv2v_fast.looks.training --pictures $(PICTURES)/training --out rlv2v_fast/looks/prior.safetensors
 
 gpu-test: .venv/installed ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
