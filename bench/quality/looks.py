@@ -1,0 +1,200 @@
+"""The study of looks: real shots under a colourist's grades, translated by looks estimated from other shots.
+
+    python -m bench.quality.looks --pictures build/pictures/testing --set choosing
+
+A third of the grades, on half of the shots, is for choosing; the others were opened once, at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.quality.grades import Grade, grades
+from bench.quality.shots import Shot, read_shots
+from rlv2v_fast.looks.closed_form import fit
+from rlv2v_fast.looks.look import NEIGHBOURHOOD, PLACE, Look
+from rlv2v_fast.looks.network import LookNetwork
+from rlv2v_fast.looks.prior import estimate, load
+from rlv2v_fast.looks.statistics import frames_of
+from rlv2v_fast.metrics import psnr, ssim
+
+# Shots of the source and of the target, for each split; each shot has several clips.
+SPLITS = ((1, 1), (1, 3), (2, 2), (3, 1), (3, 3), (5, 5))
+TARGET_CLIPS = (1, 4, 10)
+# Shots that are scored in each split, by one clip each.
+_SCORED = 8
+# Grades for choosing, and for the end: a multiple of the three families each.
+_GRADES = {"choosing": (9, 0), "end": (18, 9)}
+
+# (source clips, target clips, clips to translate, their truth) to translated clips, all (N, T, 3, H, W) in [-1, 1].
+# Only a bound may look at the truth.
+Method = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Source and target clips of different shots, and clips of others with their truth."""
+
+    grade: Grade
+    split: int
+    source: Tensor
+    target: Tensor
+    query: Tensor
+    truth: Tensor
+
+
+def cases(shots: Sequence[Shot], part: str, clips: int, *, matched: bool = False) -> Iterator[Case]:
+    """Every grade of a part on every split.
+
+    Args:
+        part: "choosing" or "end"; their shots differ too.
+        clips: of the target, at most 5 a shot.
+        matched: whether half of the target's shots, at least one, show what the source shows.
+    """
+    order = np.random.default_rng(0).permutation(len(shots))
+    own = order[0::2] if part == "choosing" else order[1::2]
+    count, first = _GRADES[part]
+    for grade in grades(count, first):
+        for split, (of_source, of_target) in enumerate(SPLITS):
+            rng = np.random.default_rng([split, part == "end"])
+            chosen = [shots[index] for index in rng.permutation(own)]
+            source, target = chosen[:of_source], chosen[of_source : of_source + of_target]
+            scored = chosen[of_source + of_target :][:_SCORED]
+            if matched:
+                half = min(math.ceil(of_target / 2), of_source)
+                target = source[:half] + target[half:]
+            # Clip by clip from one shot after the other, as many shots as possible first.
+            shown = [shot.clips[index] for index in range(len(target[0].clips)) for shot in target][:clips]
+            query = np.stack([shot.clips[0] for shot in scored])
+            yield Case(
+                grade,
+                split,
+                _tensor(np.concatenate([shot.clips for shot in source])),
+                _graded(np.stack(shown), grade, grain=True),
+                _tensor(query),
+                _graded(query, grade),
+            )
+
+
+def _tensor(clips: np.ndarray) -> Tensor:
+    """uint8 (N, T, H, W, 3) as (N, T, 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(clips).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
+
+
+def _graded(clips: np.ndarray, grade: Grade, *, grain: bool = False) -> Tensor:
+    return _tensor(np.stack([(grade(clip / 255, grain=grain) * 255).round().astype(np.uint8) for clip in clips]))
+
+
+def methods(networks: Sequence[LookNetwork]) -> dict[str, Method]:
+    """Closed forms, the prior, and bounds fitted to the true pairs."""
+
+    def closed(index: int) -> Method:
+        def translate(source: Tensor, target: Tensor, query: Tensor, truth: Tensor) -> Tensor:
+            table = fit(_pixels(source), _pixels(target)).tables()[index]
+            return Look(table, torch.zeros(PLACE), torch.zeros(NEIGHBOURHOOD)).apply(query)
+
+        return translate
+
+    return {
+        "identity": lambda source, target, query, truth: query,
+        "mean-std": closed(0),
+        "Monge-Kantorovich": closed(1),
+        "histogram": closed(2),
+        "C": lambda source, target, query, truth: fit(_pixels(source), _pixels(target)).mixture().apply(query),
+        "prior": lambda source, target, query, truth: estimate(source, target, networks).look.apply(query),
+        "affine, fitted on true pairs": lambda source, target, query, truth: _fitted(query, truth, 1),
+        "cubic, fitted on true pairs": lambda source, target, query, truth: _fitted(query, truth, 3),
+    }
+
+
+def _pixels(clips: Tensor) -> Tensor:
+    return frames_of(clips)[..., ::2, ::2].permute(0, 1, 3, 4, 2).reshape(-1, 3)
+
+
+def _fitted(query: Tensor, truth: Tensor, degree: int) -> Tensor:
+    """A polynomial of colours fitted to the scored clips themselves, in float64: float32 would lose directions."""
+    colours, wanted = (clips.double().movedim(2, -1).reshape(-1, 3) for clips in (query, truth))
+    monomials = [torch.ones(len(colours), 1, dtype=torch.float64)]
+    powers = [(a, b, c) for a in range(4) for b in range(4) for c in range(4) if 1 <= a + b + c <= degree]
+    monomials += [(colours ** torch.tensor(each)).prod(1, keepdim=True) for each in powers]
+    basis = torch.cat(monomials, 1)
+    found = basis @ torch.linalg.lstsq(basis, wanted, driver="gelsd").solution
+    return found.reshape(query.movedim(2, -1).shape).movedim(-1, 2).clamp(-1, 1).float()
+
+
+def scores(method: Method, case: Case) -> dict[str, float]:
+    found = (method(case.source, case.target, case.query, case.truth) * 127.5).round() / 127.5
+    both = list(zip(found, case.truth, strict=True))
+    return {
+        "psnr": float(np.mean([psnr(*each).mean().item() for each in both])),
+        "ssim": float(np.mean([ssim(*each).mean().item() for each in both])),
+    }
+
+
+def table(rows: Sequence[dict]) -> str:
+    """Means over the cases of each method and number of target clips, and the worst against identity and C."""
+    lines = []
+    keys = sorted({(row["matched"], row["clips"]) for row in rows})
+    for matched, clips in keys:
+        some = [row for row in rows if (row["matched"], row["clips"]) == (matched, clips)]
+        by_method: dict[str, dict[tuple, dict]] = {}
+        for row in some:
+            by_method.setdefault(row["method"], {})[row["family"], row["seed"], row["split"]] = row
+        lines.append(f"k = {clips}{', half of the target shows the source' if matched else ''}")
+        for name, found in by_method.items():
+            values = np.array([[found[key]["psnr"], found[key]["ssim"]] for key in sorted(found)])
+            base = np.array([max(by_method[each][key]["psnr"] for each in ("identity", "C")) for key in sorted(found)])
+            families = " ".join(
+                f"{np.mean([row['psnr'] for key, row in found.items() if key[0] == family]):.2f}"
+                for family in sorted({key[0] for key in found})
+            )
+            lines.append(
+                f"  {name:30s} {values[:, 0].mean():6.2f} / {values[:, 1].mean():.3f}  "
+                f"worst against the better of identity and C {(values[:, 0] - base).min():+.2f}  families {families}"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pictures", type=Path, required=True, help="build/pictures/testing of bench.quality.pictures")
+    parser.add_argument("--set", choices=_GRADES, default="choosing", dest="part")
+    parser.add_argument("--clips", type=int, nargs="*", default=TARGET_CLIPS)
+    parser.add_argument("--matched", action="store_true", help="half of the target's shots show what the source shows")
+    parser.add_argument("--weights", type=Path, help="of other networks than the shipped ones")
+    parser.add_argument("--json", type=Path, help="append a line for each case and method")
+    options = parser.parse_args()
+    networks = load(options.weights) if options.weights else load()
+    shots, rows = read_shots(options.pictures), []
+    for clips in options.clips:
+        for case in cases(shots, options.part, clips, matched=options.matched):
+            for name, method in methods(networks).items():
+                rows.append(
+                    {
+                        "set": options.part,
+                        "method": name,
+                        "clips": clips,
+                        "matched": options.matched,
+                        "family": case.grade.family,
+                        "seed": case.grade.seed,
+                        "split": case.split,
+                        **scores(method, case),
+                    }
+                )
+    if options.json:
+        with options.json.open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
