@@ -284,10 +284,17 @@ setup(
     version=version(),
     packages=[
         "rlv2v_fast",
-        *(f"rlv2v_fast.{p.parent.name}" for p in sorted((ROOT / "rlv2v_fast").glob("*/__init__.py"))),
+        *(
+            ".".join(path.parent.relative_to(ROOT).parts)
+            for path in sorted((ROOT / "rlv2v_fast").rglob("*/__init__.py"))
+        ),
     ],
     package_dir={"rlv2v_fast.kernels": "kernels"},
-    package_data={"rlv2v_fast": ["py.typed", "train/presets/*.yaml"], "rlv2v_fast.train": ["presets/*.yaml"]},
+    package_data={
+        "rlv2v_fast": ["py.typed", "train/presets/*.yaml", "looks/prior.safetensors"],
+        "rlv2v_fast.train": ["presets/*.yaml"],
+        "rlv2v_fast.looks": ["prior.safetensors"],
+    },
     # One declared extension makes setuptools run build_ext and tag the wheel for this Python and platform.
     ext_modules=[Extension("rlv2v_fast._C", ["csrc/bindings.cpp"])],
     cmdclass={"build_ext": BuildNative},

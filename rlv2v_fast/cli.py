@@ -1,4 +1,4 @@
-"""The rlv2v command: train, translate, evaluate, demo, info.
+"""The rlv2v command: train, look, translate, evaluate, demo, info.
 
 An error that a user can correct is one sentence on stderr and exit status 2; Ctrl-C exits with 130.
 """
@@ -39,6 +39,18 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Look:
+    """Estimate how the target's videos look, as a colour table for the source's. Takes seconds and trains nothing."""
+
+    source: Path
+    """Video, or folder of videos, that the look is for."""
+    target: Path
+    """Video, or folder of videos, that has the look. It may show other things than the source."""
+    out: Path = Path("look.cube")
+    """.cube file to write: a colour table that programs for pictures and films read, and rlv2v translate --model."""
+
+
+@dataclass(frozen=True)
 class Translate:
     """Translate a video of any length and size."""
 
@@ -47,7 +59,8 @@ class Translate:
     output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")]
     """mp4, mov, webm, avi, gif or webp by suffix; no suffix writes a folder of png frames."""
     model: Path
-    """Folder of a run, a checkpoint or a saved model. A run stands for its best model, or its newest checkpoint."""
+    """Folder of a run, a checkpoint or a saved model, or a .cube file. A run stands for its best model, or its newest
+    checkpoint."""
     direction: Literal["x2y", "y2x"] = "x2y"
     """x2y: source to target."""
     device: str = "auto"
@@ -108,7 +121,7 @@ def _train(config: TrainConfig, source: Path, target: Path, run: Path, *, resume
     from rlv2v_fast.data.clips import Domain
     from rlv2v_fast.train.checkpoint import model_folder, step_of
     from rlv2v_fast.train.distributed import rank
-    from rlv2v_fast.train.run import fit
+    from rlv2v_fast.train.run import fit, settle
 
     talks = rank() == 0
     progress = talks and not config.quiet
@@ -120,6 +133,13 @@ def _train(config: TrainConfig, source: Path, target: Path, run: Path, *, resume
     for domain in domains.values() if talks else ():
         for path, reason in domain.skipped:
             print(f"rlv2v: skipped {path}: {reason}", file=sys.stderr)
+    alone, why = settle(config, domains) if not resume else (False, "")
+    if talks and why:
+        print(f"rlv2v: {why}", file=sys.stderr)
+    if alone:
+        if talks:
+            print(f"nothing to train; rlv2v translate --model {run} INPUT OUTPUT")
+        return
     trainer = fit(config, domains, resume=resume)
     if talks:
         kept = step_of(model_folder(run))
@@ -131,6 +151,18 @@ def _given(name: str, path: Path | None) -> Path:
     if path is None:
         raise InputError(f"{name} must be given: --{name} PATH")
     return path
+
+
+def look(command: Look) -> None:
+    from rlv2v_fast.looks.cube import write_cube
+    from rlv2v_fast.train.look import look_of
+
+    if command.out.suffix.lower() != ".cube":
+        raise InputError(f"out must end in .cube; got {str(command.out)!r}")
+    found = look_of(command.source, command.target)
+    write_cube(found.look, command.out, title=f"{command.target.name} for {command.source.name}")
+    left_out = "" if found.look.is_colour_only else "; its changes by place, blur and glow are left out"
+    print(f"{command.out}: the colours of the look{left_out}")
 
 
 def translate(command: Translate) -> None:
@@ -191,7 +223,7 @@ def info(command: Info) -> None:
         print(line)
 
 
-COMMANDS = {Train: train, Translate: translate, Evaluate: evaluate, Demo: demo, Info: info}
+COMMANDS = {Train: train, Look: look, Translate: translate, Evaluate: evaluate, Demo: demo, Info: info}
 
 
 def _train_defaults(arguments: list[str]) -> Train:
@@ -208,7 +240,7 @@ def _train_defaults(arguments: list[str]) -> Train:
     return Train()
 
 
-def parse(arguments: list[str]) -> Train | Translate | Evaluate | Demo | Info:
+def parse(arguments: list[str]) -> Train | Look | Translate | Evaluate | Demo | Info:
     """The command that arguments name; exits with status 2 on flags that do not exist, and with 0 after help."""
     is_train = bool(arguments) and arguments[0] == "train"
     defaults = _train_defaults(arguments[1:]) if is_train else Train()
@@ -219,6 +251,7 @@ def parse(arguments: list[str]) -> Train | Translate | Evaluate | Demo | Info:
         defaults = train_class()
     kinds: Any = (
         Annotated[train_class, command("train", default=defaults)]
+        | Annotated[Look, command("look")]
         | Annotated[Translate, command("translate")]
         | Annotated[Evaluate, command("evaluate")]
         | Annotated[Demo, command("demo")]

@@ -112,7 +112,7 @@ def test_every_train_flag_reaches_the_configuration():
         "--loss.cycle-from": "0.25", "--optim.lr-discriminator": "0.2", "--network.generator": "local",
         "--network.discriminator": "patch", "--network.output": "gain", "--rl.target": "monte_carlo",
         "--rl.critics": "2", "--rl.smoothing": "0.1", "--rl.critic-steps": "3", "--rl.first-step": "4",
-        "--loss.contrast": "0.25", "--start-window": "3", "--select-every": "5",
+        "--loss.contrast": "0.25", "--start-window": "3", "--select-every": "5", "--look": "auto", "--pairs": "p",
     }  # fmt: skip
     switches = ["--flip", "--compile", "--tensorboard", "--quiet", "--network.no-sync-norm", "--optim.decay"]
     switches += ["--rl.normalize", "--rl.baseline"]

@@ -15,23 +15,24 @@ ALLOWED = {
     "errors": set(),
     "waiting": set(),
     "domains": set(),
+    "looks": {"looks", "errors"},
     "extension": set(),
     "kernels": {"kernels"},
     "reference": {"reference"},
     "ops": {"ops", "reference", "kernels", "extension", "waiting", "rlv2v_fast"},
     "nn": {"nn", "ops"},
     "convert": {"nn"},
-    "models": {"models", "nn", "domains", "errors"},
+    "models": {"models", "nn", "looks", "domains", "errors"},
     "losses": {"losses"},
     "metrics": {"metrics", "errors"},
     "data": {"data", "errors"},
     "rl": {"rl", "losses", "domains"},
-    "train": {"train", "models", "nn", "losses", "rl", "data", "metrics", "domains", "errors"},
-    "cli": {"train", "models", "ops", "data", "metrics", "errors", "rlv2v_fast"},
+    "train": {"train", "models", "nn", "losses", "rl", "data", "metrics", "looks", "domains", "errors"},
+    "cli": {"train", "models", "ops", "data", "metrics", "looks", "errors", "rlv2v_fast"},
     "__main__": {"cli"},
 }
 # Third-party packages only some layers may see.
-GUARDED = {"triton": {"kernels"}, "av": {"data"}, "tyro": {"cli"}, "yaml": {"train"}, "PIL": {"data", "train"}}
+GUARDED = {"triton": {"kernels"}, "av": {"data"}, "tyro": {"cli"}, "yaml": {"train"}, "PIL": {"data", "train", "looks"}}
 
 
 def sources() -> list[tuple[str, Path]]:

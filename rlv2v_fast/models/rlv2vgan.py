@@ -19,13 +19,14 @@ from rlv2v_fast.errors import InputError
 from rlv2v_fast.models.discriminator import Discriminator
 from rlv2v_fast.models.generator import OUTPUTS, START, STRIDE, Generator
 from rlv2v_fast.models.local import LocalGenerator, PatchDiscriminator
+from rlv2v_fast.models.look import LookGenerator
 from rlv2v_fast.models.predictor import Predictor
 from rlv2v_fast.models.q_network import QEnsemble, QNetwork
 from rlv2v_fast.nn.average import soft_update
 from rlv2v_fast.nn.norm import NORMS
 
-# The networks of Figure 5, and the small ones for few videos.
-GENERATORS: dict[str, type[nn.Module]] = {"unet": Generator, "local": LocalGenerator}
+# The networks of Figure 5, the small ones for few videos, and a look that was estimated.
+GENERATORS: dict[str, type[nn.Module]] = {"unet": Generator, "local": LocalGenerator, "look": LookGenerator}
 DISCRIMINATORS: dict[str, type[nn.Module]] = {"pooling": Discriminator, "patch": PatchDiscriminator}
 FORMAT = 1
 CONFIG_FILE = "config.json"
@@ -37,9 +38,9 @@ class ModelConfig:
     """The settings that fix the shape of every tensor of the model.
 
     width: channels of the first level. channels: of a frame. norm: "batch" (the paper's) or "instance" (per frame).
-    critics: Q-networks of each domain, 0 for none; of several the lowest value counts. generator: "unet" (the paper's)
-    or "local". discriminator: "pooling" (the paper's) or "patch". output: of generators and predictors, "tanh" (the
-    paper's) or "gain".
+    critics: Q-networks of each domain, 0 for none; of several the lowest value counts. generator: "unet" (the paper's),
+    "local", or "look" (not trained). discriminator: "pooling" (the paper's) or "patch". output: of generators and
+    predictors, "tanh" (the paper's) or "gain".
     """
 
     width: int = 16
@@ -120,6 +121,11 @@ class RLV2VGAN(nn.Module):
                     group[domain] = network(c.width, c.channels, norm=c.norm, backend=backend)
         self.generators_ema = copy.deepcopy(self.generators).requires_grad_(False)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
     def update_ema(self, decay: float) -> None:
         """generators_ema <- decay generators_ema + (1 - decay) generators; buffers are copied."""
         soft_update(self.generators_ema, self.generators, 1.0 - decay)
@@ -159,7 +165,7 @@ class RLV2VGAN(nn.Module):
         if direction not in DIRECTIONS:
             raise InputError(f"direction must be one of {', '.join(DIRECTIONS)}; got {direction!r}")
         averaged = self.generators_ema[DIRECTIONS[direction]]
-        assert isinstance(averaged, (Generator, LocalGenerator))
+        assert isinstance(averaged, (Generator, LocalGenerator, LookGenerator))
         generator = copy.deepcopy(averaged).eval().fuse()
         state = START
         for piece in pieces:

@@ -35,7 +35,7 @@ RESUMABLE = frozenset(
 # What `rlv2v train --help` lists: the settings of everyday use. `--help-all` lists every one.
 COMMON = frozenset(
     {
-        *("source", "target", "out", "few_shot", "size", "frames", "flip"),
+        *("source", "target", "out", "few_shot", "size", "frames", "flip", "look", "pairs"),
         *("steps", "max_minutes", "starts", "select_every", "checkpoint_every", "preview_every"),
         *("seed", "device", "precision", "compile", "tensorboard", "quiet"),
         *("network.width", "network.generator", "network.discriminator"),
@@ -201,12 +201,16 @@ class TrainConfig:
     """Folder of target videos, or one video. They need not be paired with the source."""
     out: Path | None = None
     """Folder of the run: checkpoints, previews, metrics.jsonl, config.yaml."""
+    pairs: Path | None = None
+    """Folder of true pairs, source/ and target/: videos or pictures of the same names. The look is fitted to them."""
     few_shot: int | None = None
     """Use only the first K target videos by name."""
     size: int = 64
     """Side of the training frames in pixels, a multiple of 8."""
     frames: int = 16
     """Frames in a training clip, T."""
+    look: Literal["auto", "never"] = "never"
+    """auto: estimate the target's look first. Where it explains the target, the run is over, with nothing trained."""
     window: int | None = None
     """Consecutive frames of a clip that an iteration sees, from a random place in it; by default all T."""
     flip: bool = False
@@ -266,6 +270,7 @@ class TrainConfig:
         holds_one = self.rl.weight == 0 or self.rl.buffer_gib >= each
         _require("rl.buffer_gib", self.rl.buffer_gib, f"at least {each:.2g}, the size of one transition", holds_one)
         _require("max_minutes", self.max_minutes, "above 0", self.max_minutes is None or self.max_minutes > 0)
+        _require("look", self.look, "auto where pairs are given", self.pairs is None or self.look == "auto")
         _require("few_shot", self.few_shot, "at least 1", self.few_shot is None or self.few_shot >= 1)
 
 

@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlv2v_fast.data.clips import find_videos
 from rlv2v_fast.data.video import read_frames, to_tensor
 from rlv2v_fast.errors import InputError
+from rlv2v_fast.looks.look import Look
 from rlv2v_fast.metrics.frame import psnr, ssim
 from rlv2v_fast.metrics.video import temporal_difference, temporal_error
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN
+from rlv2v_fast.train.pairs import by_name
 
 
 def evaluate(
-    model: RLV2VGAN, source: Path, reference: Path | None, *, direction: str = "x2y", device: torch.device
+    model: RLV2VGAN | Look, source: Path, reference: Path | None, *, direction: str = "x2y", device: torch.device
 ) -> dict[str, Any]:
     """The scores of every translated video of source, and their means.
 
@@ -32,8 +33,8 @@ def evaluate(
         frame to frame, of values in [-1, 1]). With references it also holds psnr (dB), ssim and temporal_error, and
         the same scores of the untranslated source as identity_psnr, identity_ssim and identity_temporal_error.
     """
-    sources = _by_name(source, "source")
-    references = _by_name(reference, "reference") if reference is not None else None
+    sources = by_name(source, "source")
+    references = by_name(reference, "reference") if reference is not None else None
     if references is not None and len(sources) == len(references) == 1:
         references = dict(zip(sources, references.values(), strict=True))
     rows = []
@@ -61,18 +62,6 @@ def _scores(video: torch.Tensor, truth: torch.Tensor, prefix: str) -> dict[str, 
     if video.shape[0] > 1:
         scores[f"{prefix}temporal_error"] = temporal_error(video, truth).mean().item()
     return scores
-
-
-def _by_name(path: Path, argument: str) -> dict[str, Path]:
-    """Videos by their name relative to path, without the suffix of a file."""
-    named: dict[str, Path] = {}
-    for video in find_videos(path, argument):
-        inside = video.relative_to(path) if video != path else Path(video.name)
-        name = str(inside if video.is_dir() else inside.with_suffix(""))
-        if name in named:
-            raise InputError(f"{argument} must have one video of a name; got {named[name]} and {video}")
-        named[name] = video
-    return named
 
 
 def _reference(references: dict[str, Path], name: str, shape: torch.Size) -> torch.Tensor:

@@ -11,14 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from rlv2v_fast.errors import InputError, TrainingDivergedError
-from rlv2v_fast.train import distributed
-from rlv2v_fast.train.checkpoint import best_distance, checkpoints, remove_unfinished, step_of
+from rlv2v_fast.train import distributed, look
+from rlv2v_fast.train.checkpoint import best_distance, checkpoints, remove_unfinished, save_best, step_of
 from rlv2v_fast.train.config import TrainConfig, save_config
-from rlv2v_fast.train.logging import RunLog, summary_writer
+from rlv2v_fast.train.logging import RunLog, preview_sheet, save_preview, summary_writer
 from rlv2v_fast.train.protocols import ClipSource
 from rlv2v_fast.train.selection import is_judged, judged_clips, keep_if_best
 from rlv2v_fast.train.starts import make_trainer
@@ -59,6 +60,34 @@ def fit(config: TrainConfig, domains: Mapping[str, ClipSource], *, resume: bool 
         if distributed.any_true(interrupted()):
             raise KeyboardInterrupt
     return trainer
+
+
+def settle(config: TrainConfig, domains: Mapping[str, ClipSource]) -> tuple[bool, str]:
+    """Whether an estimated look is all that a fresh run needs, and why, in words; (False, "") where config asks not.
+
+    The estimate is written into run/look.json. Where it is all, its model is in run/best, and fit must not be called.
+
+    Raises:
+        InputError: the folder cannot be used.
+    """
+    assert config.out is not None
+    run = config.out
+    if config.look == "never":
+        return False, ""
+
+    def decide() -> tuple[bool, str]:
+        _prepare(config, run, resume=False)
+        found = look.settle(domains, config.pairs)
+        look.write_report(found, run)
+        if found.alone:
+            save_config(config, run / "config.yaml")
+            model = look.model_of(found)
+            clips = {domain: source.spread(1) for domain, source in domains.items()}
+            save_preview(preview_sheet(model, clips, torch.device("cpu")), run / "previews" / "step_00000000.png")
+            save_best(run, 0, model, 0.0)
+        return found.alone, str(found)
+
+    return distributed.from_first(decide)
 
 
 def _train_to_end(trainer: Trainer, run: Path, is_over: Callable[[], bool]) -> None:

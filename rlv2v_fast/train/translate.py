@@ -13,12 +13,19 @@ from tqdm import tqdm
 
 from rlv2v_fast.data.video import probe, read_frames, to_tensor, to_uint8
 from rlv2v_fast.data.writer import VideoWriter
+from rlv2v_fast.looks.cube import read_cube
+from rlv2v_fast.looks.look import Look
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN
 from rlv2v_fast.train.checkpoint import model_folder
 
 
-def load_model(path: Path, device: torch.device, *, backend: str = "auto") -> RLV2VGAN:
-    """The model in the folder of a run (its best model or newest checkpoint), a checkpoint or a saved model."""
+def load_model(path: Path, device: torch.device, *, backend: str = "auto") -> RLV2VGAN | Look:
+    """The model in the folder of a run (its best model or newest checkpoint), a checkpoint or a saved model, or a look.
+
+    A look is what a .cube file holds.
+    """
+    if path.suffix.lower() == ".cube" and not path.is_dir():
+        return read_cube(path).to(device)
     return RLV2VGAN.from_pretrained(model_folder(path), backend=backend).to(device)
 
 
@@ -30,7 +37,7 @@ def pieces(frames: Iterable[np.ndarray], chunk: int, device: torch.device) -> It
 
 
 def translate_file(
-    model: RLV2VGAN,
+    model: RLV2VGAN | Look,
     source: Path,
     output: Path,
     *,
@@ -54,7 +61,7 @@ def translate_file(
         InputError: source cannot be read, or output cannot be written.
     """
     info = probe(source)
-    device = device or next(model.parameters()).device
+    device = device or model.device
     count = 0
     with (
         VideoWriter(output, info.width, info.height, info.fps, audio_from=source if info.has_audio else None) as writer,

@@ -1,0 +1,71 @@
+"""True pairs of a user: a few frames of the source, and how they look in the target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlv2v_fast.data.clips import find_videos
+from rlv2v_fast.data.video import frame_files, read_frames, to_tensor
+from rlv2v_fast.errors import InputError
+
+# Frames of all pairs that are used, and the largest short side at which they are: more tell no more about a look.
+_FRAMES, _SIDE = 24, 256
+
+
+def by_name(path: Path, argument: str) -> dict[str, Path]:
+    """Videos by their name relative to path, without the suffix of a file."""
+    named: dict[str, Path] = {}
+    for video in find_videos(path, argument):
+        inside = video.relative_to(path) if video != path else Path(video.name)
+        name = str(inside if video.is_dir() else inside.with_suffix(""))
+        if name in named:
+            raise InputError(f"{argument} must have one video of a name; got {named[name]} and {video}")
+        named[name] = video
+    return named
+
+
+def read_pairs(folder: Path) -> tuple[list[Tensor], list[Tensor]]:
+    """Frames (3, H, W) in [-1, 1] of folder/source, and those of folder/target that show the same.
+
+    Each side is videos of the same names, or pictures of the same names.
+
+    Raises:
+        InputError: a side is missing, names, frame counts or sizes differ, or a file cannot be read.
+    """
+    sides = {name: by_name(folder / name, f"pairs/{name}") for name in ("source", "target")}
+    source, target = sides["source"], sides["target"]
+    if len(source) == len(target) == 1:
+        target = dict(zip(source, target.values(), strict=True))
+    if source.keys() != target.keys():
+        alone = sorted(source.keys() ^ target.keys())[0]
+        raise InputError(f"pairs must hold the same names in source and target; {alone!r} is in one alone")
+    each = max(1, _FRAMES // len(source))
+    frames: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for name, path in source.items():
+        videos = [_video(video) for video in (path, target[name])]
+        if videos[0].shape != videos[1].shape:
+            raise InputError(
+                f"pairs/target {target[name]} must have the frames and size of its source, (T, C, H, W) = "
+                f"{tuple(videos[0].shape)}; got {tuple(videos[1].shape)}"
+            )
+        pictures = [[file.stem for file in frame_files(video)] for video in (path, target[name]) if video.is_dir()]
+        if len(pictures) == 2 and pictures[0] != pictures[1]:
+            raise InputError(f"pairs must hold pictures of the same names; {path} and {target[name]} differ")
+        chosen = np.linspace(0, len(videos[0]) - 1, min(each, len(videos[0]))).round().astype(int)
+        for side, video in zip(frames, videos, strict=True):
+            side += [_small(video[index]) for index in chosen]
+    return frames
+
+
+def _video(path: Path) -> Tensor:
+    return to_tensor(np.stack(list(read_frames(path))))
+
+
+def _small(frame: Tensor) -> Tensor:
+    """The frame, averaged over squares of pixels where it is large."""
+    square = max(1, min(frame.shape[1:]) // _SIDE)
+    return torch.nn.functional.avg_pool2d(frame, square) if square > 1 else frame
