@@ -23,6 +23,7 @@ from bench.quality.shots import Shot, read_shots
 from rlv2v_fast.looks.closed_form import fit
 from rlv2v_fast.looks.look import NEIGHBOURHOOD, PLACE, Look
 from rlv2v_fast.looks.network import LookNetwork
+from rlv2v_fast.looks.pairs import fit_pairs
 from rlv2v_fast.looks.prior import estimate, load
 from rlv2v_fast.looks.statistics import frames_of
 from rlv2v_fast.metrics import psnr, ssim
@@ -35,14 +36,13 @@ _SCORED = 8
 # Grades for choosing, and for the end: a multiple of the three families each.
 _GRADES = {"choosing": (9, 0), "end": (18, 9)}
 
-# (source clips, target clips, clips to translate, their truth) to translated clips, all (N, T, 3, H, W) in [-1, 1].
-# Only a bound may look at the truth.
-Method = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-
 
 @dataclass(frozen=True)
 class Case:
-    """Source and target clips of different shots, and clips of others with their truth."""
+    """Source and target clips of different shots, and clips of others with their truth; (N, T, 3, H, W) in [-1, 1].
+
+    pair: a clip of one more shot, (T, 3, H, W), and the same graded: what a user may have graded by hand.
+    """
 
     grade: Grade
     split: int
@@ -50,6 +50,11 @@ class Case:
     target: Tensor
     query: Tensor
     truth: Tensor
+    pair: tuple[Tensor, Tensor]
+
+
+# The translation of a case's query. Only a bound may look at the truth.
+Method = Callable[[Case], Tensor]
 
 
 def cases(shots: Sequence[Shot], part: str, clips: int, *, matched: bool = False) -> Iterator[Case]:
@@ -68,7 +73,7 @@ def cases(shots: Sequence[Shot], part: str, clips: int, *, matched: bool = False
             rng = np.random.default_rng([split, part == "end"])
             chosen = [shots[index] for index in rng.permutation(own)]
             source, target = chosen[:of_source], chosen[of_source : of_source + of_target]
-            scored = chosen[of_source + of_target :][:_SCORED]
+            *scored, by_hand = chosen[of_source + of_target :][: _SCORED + 1]
             if matched:
                 half = min(math.ceil(of_target / 2), of_source)
                 target = source[:half] + target[half:]
@@ -82,6 +87,7 @@ def cases(shots: Sequence[Shot], part: str, clips: int, *, matched: bool = False
                 _graded(np.stack(shown), grade, grain=True),
                 _tensor(query),
                 _graded(query, grade),
+                (_tensor(by_hand.clips[:1])[0], _graded(by_hand.clips[:1], grade, grain=True)[0]),
             )
 
 
@@ -98,21 +104,25 @@ def methods(networks: Sequence[LookNetwork]) -> dict[str, Method]:
     """Closed forms, the prior, and bounds fitted to the true pairs."""
 
     def closed(index: int) -> Method:
-        def translate(source: Tensor, target: Tensor, query: Tensor, truth: Tensor) -> Tensor:
-            table = fit(_pixels(source), _pixels(target)).tables()[index]
-            return Look(table, torch.zeros(PLACE), torch.zeros(NEIGHBOURHOOD)).apply(query)
+        def translate(case: Case) -> Tensor:
+            table = fit(_pixels(case.source), _pixels(case.target)).tables()[index]
+            return Look(table, torch.zeros(PLACE), torch.zeros(NEIGHBOURHOOD)).apply(case.query)
 
         return translate
 
+    def estimated(case: Case) -> Look:
+        return estimate(case.source, case.target, networks).look
+
     return {
-        "identity": lambda source, target, query, truth: query,
+        "identity": lambda case: case.query,
         "mean-std": closed(0),
         "Monge-Kantorovich": closed(1),
         "histogram": closed(2),
-        "C": lambda source, target, query, truth: fit(_pixels(source), _pixels(target)).mixture().apply(query),
-        "prior": lambda source, target, query, truth: estimate(source, target, networks).look.apply(query),
-        "affine, fitted on true pairs": lambda source, target, query, truth: _fitted(query, truth, 1),
-        "cubic, fitted on true pairs": lambda source, target, query, truth: _fitted(query, truth, 3),
+        "C": lambda case: fit(_pixels(case.source), _pixels(case.target)).mixture().apply(case.query),
+        "prior": lambda case: estimated(case).apply(case.query),
+        "prior, one clip graded by hand": lambda case: fit_pairs(estimated(case), *case.pair).apply(case.query),
+        "affine, fitted on true pairs": lambda case: _fitted(case.query, case.truth, 1),
+        "cubic, fitted on true pairs": lambda case: _fitted(case.query, case.truth, 3),
     }
 
 
@@ -132,7 +142,7 @@ def _fitted(query: Tensor, truth: Tensor, degree: int) -> Tensor:
 
 
 def scores(method: Method, case: Case) -> dict[str, float]:
-    found = (method(case.source, case.target, case.query, case.truth) * 127.5).round() / 127.5
+    found = (method(case) * 127.5).round() / 127.5
     both = list(zip(found, case.truth, strict=True))
     return {
         "psnr": float(np.mean([psnr(*each).mean().item() for each in both])),
@@ -152,7 +162,8 @@ def table(rows: Sequence[dict]) -> str:
         lines.append(f"k = {clips}{', half of the target shows the source' if matched else ''}")
         for name, found in by_method.items():
             values = np.array([[found[key]["psnr"], found[key]["ssim"]] for key in sorted(found)])
-            base = np.array([max(by_method[each][key]["psnr"] for each in ("identity", "C")) for key in sorted(found)])
+            bases: list[str] = [each for each in ("identity", "C") if each in by_method] or [name]
+            base = np.array([max(by_method[each][key]["psnr"] for each in bases) for key in sorted(found)])
             families = " ".join(
                 f"{np.mean([row['psnr'] for key, row in found.items() if key[0] == family]):.2f}"
                 for family in sorted({key[0] for key in found})
@@ -170,6 +181,7 @@ def main() -> None:
     parser.add_argument("--set", choices=_GRADES, default="choosing", dest="part")
     parser.add_argument("--clips", type=int, nargs="*", default=TARGET_CLIPS)
     parser.add_argument("--matched", action="store_true", help="half of the target's shots show what the source shows")
+    parser.add_argument("--methods", nargs="*", help="names of methods; all by default")
     parser.add_argument("--weights", type=Path, help="of other networks than the shipped ones")
     parser.add_argument("--json", type=Path, help="append a line for each case and method")
     options = parser.parse_args()
@@ -178,6 +190,8 @@ def main() -> None:
     for clips in options.clips:
         for case in cases(shots, options.part, clips, matched=options.matched):
             for name, method in methods(networks).items():
+                if options.methods and name not in options.methods:
+                    continue
                 rows.append(
                     {
                         "set": options.part,
