@@ -8,6 +8,7 @@ A third of the grades, on half of the shots, is for choosing; the others were op
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -16,10 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from bench.quality.grades import Grade, grades
 from bench.quality.shots import Shot, read_shots
+from rlv2v_fast.data.video import to_uint8
 from rlv2v_fast.looks.closed_form import fit
 from rlv2v_fast.looks.look import NEIGHBOURHOOD, PLACE, Look
 from rlv2v_fast.looks.network import LookNetwork
@@ -175,6 +178,16 @@ def table(rows: Sequence[dict]) -> str:
     return "\n".join(lines)
 
 
+def sheet(shots: Sequence[Shot], part: str, networks: Sequence[LookNetwork], split: int = 4) -> Image.Image:
+    """Frames of a split under a grade of each family: three target clips, a scored frame, C, the prior, the truth."""
+    known, rows = methods(networks), []
+    for case in itertools.islice(cases(shots, part, 10), split, 3 * len(SPLITS), len(SPLITS)):
+        shown = [case.query, known["C"](case), known["prior"](case), case.truth]
+        rows += [torch.cat([*case.target[:3, 0], *(clips[index, 0] for clips in shown)], 2) for index in (0, 3)]
+    found = Image.fromarray(to_uint8(torch.cat(rows, 1)[None])[0])
+    return found.resize((2 * found.width, 2 * found.height), Image.Resampling.NEAREST)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=Path, required=True, help="build/pictures/testing of bench.quality.pictures")
@@ -183,10 +196,14 @@ def main() -> None:
     parser.add_argument("--matched", action="store_true", help="half of the target's shots show what the source shows")
     parser.add_argument("--methods", nargs="*", help="names of methods; all by default")
     parser.add_argument("--weights", type=Path, help="of other networks than the shipped ones")
+    parser.add_argument("--sheet", type=Path, help="write a picture of some cases, and nothing else")
     parser.add_argument("--json", type=Path, help="append a line for each case and method")
     options = parser.parse_args()
     networks = load(options.weights) if options.weights else load()
     shots, rows = read_shots(options.pictures), []
+    if options.sheet:
+        sheet(shots, options.part, networks).save(options.sheet)
+        return
     for clips in options.clips:
         for case in cases(shots, options.part, clips, matched=options.matched):
             for name, method in methods(networks).items():
