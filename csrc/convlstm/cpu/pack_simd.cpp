@@ -1,24 +1,9 @@
 #include "convlstm/cpu/pack_simd.h"
 
-#include "common/tile_product.h"
-#include "convlstm/cpu/winograd_transforms.h"
+#include "common/filters.h"
 
 namespace rlv2v::RLV2V_ISA {
 namespace {
-
-// The filter taps of one vector of lanes at one depth: tap t of lane l is first[l * stride + t].
-template <class T>
-struct LaneFilters {
-  const T* first;
-  int64_t stride, lanes;
-};
-
-template <class T>
-Vec<T> gather_tap(const LaneFilters<T>& filters, int64_t tap) {
-  Vec<T> v{};
-  for (int64_t l = 0; l < filters.lanes; ++l) v[l] = filters.first[l * filters.stride + tap];
-  return v;
-}
 
 // For the forward convolution. Lanes are output channels: kLanes hidden channels of each of the four gates, then the
 // next ones. Depth is input channels.
@@ -34,6 +19,7 @@ struct ForwardLanes {
     return {weight + (gate * shape.hidden + hidden_vector * kLanes<T>)*stride + depth_index * shape.taps(), stride,
             lanes_of<T>(hidden_vector, shape.hidden)};
   }
+  int64_t taps() const { return shape.taps(); }
   int64_t tap(int64_t t) const { return t; }
 };
 
@@ -55,42 +41,9 @@ struct TransposedLanes {
     return {weight + (depth_index * shape.inputs() + channel) * shape.taps(), shape.taps(),
             lanes_of<T>(index, is_h ? shape.hidden : shape.channels)};
   }
+  int64_t taps() const { return shape.taps(); }
   int64_t tap(int64_t t) const { return shape.taps() - 1 - t; }
 };
-
-// (panel, tap, depth, lanes of the panel)
-template <class T, class Lanes>
-void pack_taps(const Lanes& lanes, int64_t begin, int64_t end, T* to) {
-  const int64_t total = lanes.vectors(), depth = lanes.depth(), taps = lanes.shape.taps();
-  for (int64_t first = 0; first < total; first += panel_vectors(first, total)) {
-    const int64_t vectors = panel_vectors(first, total), width = vectors * kLanes<T>;
-    T* panel = to + first * kLanes<T> * taps * depth;
-    for (int64_t d = begin; d < end; ++d)
-      for (int64_t v = 0; v < vectors; ++v) {
-        const LaneFilters<T> filters = lanes.at(first + v, d);
-        for (int64_t t = 0; t < taps; ++t)
-          store(panel + (t * depth + d) * width + v * kLanes<T>, gather_tap(filters, lanes.tap(t)));
-      }
-  }
-}
-
-// (panel, position, depth, lanes of the panel)
-template <int kTaps, class Lanes>
-void pack_positions(const Lanes& lanes, int64_t begin, int64_t end, float* to) {
-  const int64_t total = lanes.vectors(), depth = lanes.depth();
-  for (int64_t first = 0; first < total; first += panel_vectors(first, total)) {
-    const int64_t vectors = panel_vectors(first, total), width = vectors * kLanes<float>;
-    float* panel = to + first * kLanes<float> * kPositions * depth;
-    for (int64_t d = begin; d < end; ++d)
-      for (int64_t v = 0; v < vectors; ++v) {
-        const LaneFilters<float> filters = lanes.at(first + v, d);
-        Vec<float> taps[kTaps * kTaps], positions[kPositions];
-        for (int t = 0; t < kTaps * kTaps; ++t) taps[t] = gather_tap(filters, lanes.tap(t));
-        transform_both<kTaps, kPatch>(taps, positions, filter_transform<kTaps, Vec<float>>);
-        for (int k = 0; k < kPositions; ++k) store(panel + (k * depth + d) * width + v * kLanes<float>, positions[k]);
-      }
-  }
-}
 
 template <class T, class Lanes>
 void pack(const Lanes& lanes, bool winograd, int64_t begin, int64_t end, T* to) {
@@ -99,11 +52,6 @@ void pack(const Lanes& lanes, bool winograd, int64_t begin, int64_t end, T* to) 
       return lanes.shape.kernel_h == 3 ? pack_positions<3>(lanes, begin, end, to)
                                        : pack_positions<5>(lanes, begin, end, to);
   pack_taps(lanes, begin, end, to);
-}
-
-template <class T, class Lanes>
-int64_t packed_size(const Lanes& lanes, bool winograd) {
-  return lanes.vectors() * kLanes<T> * lanes.depth() * (winograd ? kPositions : lanes.shape.taps());
 }
 
 // Copies the channels [c, channels) of the pixels [x, x + pixels) one by one.
@@ -175,10 +123,10 @@ void pack_bias_of(const ConvLSTMShape& shape, const T* bias, T* to) {
 
 #define RLV2V_DEFINE(T)                                                                                               \
   int64_t packed_weight_size(const ConvLSTMShape& shape, bool winograd, const T* weight) {                            \
-    return packed_size<T>(ForwardLanes<T>{shape, weight}, winograd);                                                  \
+    return packed_filters<T>(ForwardLanes<T>{shape, weight}, winograd);                                               \
   }                                                                                                                   \
   int64_t packed_transposed_size(const ConvLSTMShape& shape, bool winograd, bool with_x, const T* weight) {           \
-    return packed_size<T>(TransposedLanes<T>{shape, weight, with_x}, winograd);                                       \
+    return packed_filters<T>(TransposedLanes<T>{shape, weight, with_x}, winograd);                                    \
   }                                                                                                                   \
   void pack_weight(const ConvLSTMShape& shape, bool winograd, const T* weight, int64_t begin, int64_t end, T* to) {   \
     pack(ForwardLanes<T>{shape, weight}, winograd, begin, end, to);                                                   \

@@ -3,8 +3,8 @@
 #include <type_traits>
 
 #include "common/tile_product.h"
+#include "common/winograd.h"
 #include "convlstm/cpu/state_update.h"
-#include "convlstm/cpu/winograd_transforms.h"
 
 namespace rlv2v::RLV2V_ISA {
 namespace {
@@ -47,31 +47,6 @@ RLV2V_INLINE void for_bundles(int64_t begin, int64_t end, int64_t most, const Bo
   }
 }
 
-// One vector of channels of kSize x kSize pixels to its positions. Not inlined: the compiler would keep the dozens of
-// addresses of the next vector's pixels on the stack rather than compute them again.
-template <int kSize, class Transform>
-__attribute__((noinline)) void transform_vector(const float* from, int64_t row, int64_t column, float* to,
-                                                int64_t plane, const Transform& transform) {
-  V half[kPatch * kSize];
-#pragma GCC unroll 6
-  for (int x = 0; x < kSize; ++x, from += column) {
-    V pixels[kSize];
-    const float* pixel = from;
-    for (int y = 0; y < kSize; ++y, pixel += row) {
-      pixels[y] = load(pixel);
-      // The next vector of the same pixel: too many streams at once for the hardware to follow.
-      __builtin_prefetch(pixel + kWidth);
-    }
-    transform(pixels, 1, half + x, kSize);
-  }
-#pragma GCC unroll 6
-  for (int i = 0; i < kPatch; ++i) {
-    V positions[kPatch];
-    transform(half + i * kSize, 1, positions, 1);
-    for (int j = 0; j < kPatch; ++j, to += plane) store(to, positions[j]);
-  }
-}
-
 // Pointers to the kSize x kSize pixels whose corner is (top, left), null outside the image.
 template <int kSize>
 void find_pixels(const ConvLSTMShape& s, const float* frame, int64_t channels, int64_t top, int64_t left,
@@ -95,15 +70,15 @@ RLV2V_INLINE void transform_pixels(const ConvLSTMShape& s, const float* frame, i
   const bool inside = top >= 0 && left >= 0 && top + kSize <= s.height && left + kSize <= s.width;
   const int64_t row = s.width * channels, whole = inside ? channels / kWidth : 0;
   for (int64_t v = 0; v < whole; ++v)
-    transform_vector<kSize>(frame + top * row + left * channels + v * kWidth, row, channels, place(v), plane,
-                            transform);
+    pixels_to_positions<kSize>(frame + top * row + left * channels + v * kWidth, row, channels, place(v), plane,
+                               transform);
   if (whole * kWidth == channels) return;
   find_pixels<kSize>(s, frame, channels, top, left, pixels);
   for (int64_t v = whole; v * kWidth < channels; ++v) {
     const int64_t lanes = lanes_of<float>(v, channels);
     for (int i = 0; i < kPixels; ++i)
       store(gathered + i * kWidth, pixels[i] ? load_part(pixels[i] + v * kWidth, lanes) : V{});
-    transform_vector<kSize>(gathered, kSize * kWidth, kWidth, place(v), plane, transform);
+    pixels_to_positions<kSize>(gathered, kSize * kWidth, kWidth, place(v), plane, transform);
   }
 }
 
@@ -114,20 +89,6 @@ void transform_inputs(const ConvLSTMShape& s, const float* frames, int64_t chann
   transform_pixels<kPatch>(
       s, frames + tile.frame * s.height * s.width * channels, channels, tile.y - kBorder, tile.x - kBorder, plane,
       [to](int64_t vector) { return to + vector * kWidth; }, input_transform<V>);
-}
-
-// Turns one vector of lanes of a tile's products into the tile's pixels.
-template <int kTaps>
-RLV2V_INLINE void transform_outputs(const float* products, int64_t plane, V* pixels) {
-  V half[kTile<kTaps> * kPatch];
-#pragma GCC unroll 6
-  for (int j = 0; j < kPatch; ++j) {
-    V column[kPatch];
-    for (int i = 0; i < kPatch; ++i) column[i] = load(products + (i * kPatch + j) * plane);
-    output_transform<kTaps>(column, 1, half + j, kPatch);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < kTile<kTaps>; ++i) output_transform<kTaps>(half + i * kPatch, 1, pixels + i * kTile<kTaps>, 1);
 }
 
 // products[position][tile][lanes] = inputs[position][tile][depth] . packed[position][depth][lanes of the panel]
@@ -162,7 +123,7 @@ template <int kTaps>
 void fwd_tile(const ConvLSTMStep<float>& step, const Tile& tile, int64_t hidden_vector, const float* products,
               int64_t plane) {
   V gates[4][kTile<kTaps> * kTile<kTaps>];
-  for (int g = 0; g < 4; ++g) transform_outputs<kTaps>(products + g * kWidth, plane, gates[g]);
+  for (int g = 0; g < 4; ++g) products_to_pixels<kTaps>(products + g * kWidth, plane, gates[g]);
   const float* b = step.bias + hidden_vector * 4 * kWidth;
   const V bias[4] = {load(b), load(b + kWidth), load(b + 2 * kWidth), load(b + 3 * kWidth)};
   const int64_t lanes = lanes_of<float>(hidden_vector, step.shape.hidden);
@@ -214,7 +175,7 @@ void bwd_bundle(const ConvLSTMGradStep<float>& step, int64_t first, int64_t tile
       const Tile tile = tile_of<kTaps>(s, first + n);
       for (int64_t i = 0; i < vectors; ++i) {
         V grads[kTile<kTaps> * kTile<kTaps>] = {};
-        if (recurrent) transform_outputs<kTaps>(products + n * row + i * kWidth, tiles * row, grads);
+        if (recurrent) products_to_pixels<kTaps>(products + n * row + i * kWidth, tiles * row, grads);
         for_pixels<kTaps>(s, tile, [&](int64_t pixel, int64_t p) { put_grad<float>(step, pixel, v + i, grads[p]); });
       }
     }

@@ -119,4 +119,45 @@ RLV2V_INLINE void transform_both(const V* in, V* out, const Transform& transform
   for (int row = 0; row < kOut; ++row) transform(half + row * kIn, 1, out + row * kOut, 1);
 }
 
+// One vector of channels of kSize x kSize pixels to its positions. Not inlined: the compiler would keep the dozens of
+// addresses of the next vector's pixels on the stack rather than compute them again.
+template <int kSize, class Transform>
+__attribute__((noinline)) void pixels_to_positions(const float* from, int64_t row, int64_t column, float* to,
+                                                   int64_t plane, const Transform& transform) {
+  using V = Vec<float>;
+  V half[kPatch * kSize];
+#pragma GCC unroll 6
+  for (int x = 0; x < kSize; ++x, from += column) {
+    V pixels[kSize];
+    const float* pixel = from;
+    for (int y = 0; y < kSize; ++y, pixel += row) {
+      pixels[y] = load(pixel);
+      // The next vector of the same pixel: too many streams at once for the hardware to follow.
+      __builtin_prefetch(pixel + kLanes<float>);
+    }
+    transform(pixels, 1, half + x, kSize);
+  }
+#pragma GCC unroll 6
+  for (int i = 0; i < kPatch; ++i) {
+    V positions[kPatch];
+    transform(half + i * kSize, 1, positions, 1);
+    for (int j = 0; j < kPatch; ++j, to += plane) store(to, positions[j]);
+  }
+}
+
+// Turns one vector of lanes of a tile's products into the tile's pixels.
+template <int kTaps>
+RLV2V_INLINE void products_to_pixels(const float* products, int64_t plane, Vec<float>* pixels) {
+  using V = Vec<float>;
+  V half[kTile<kTaps> * kPatch];
+#pragma GCC unroll 6
+  for (int j = 0; j < kPatch; ++j) {
+    V column[kPatch];
+    for (int i = 0; i < kPatch; ++i) column[i] = load(products + (i * kPatch + j) * plane);
+    output_transform<kTaps>(column, 1, half + j, kPatch);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < kTile<kTaps>; ++i) output_transform<kTaps>(half + i * kPatch, 1, pixels + i * kTile<kTaps>, 1);
+}
+
 }  // namespace rlv2v::RLV2V_ISA
