@@ -46,4 +46,14 @@ inline Tensor pooled(const Tensor& like, const std::vector<int64_t>& sizes) {
   return pooled(like, sizes, strides);
 }
 
+// The same for clips (B, C, T, H, W), channels innermost or contiguous.
+inline Tensor pooled_clips(const Tensor& like, const std::vector<int64_t>& sizes, bool channels_last) {
+  const int64_t c = sizes[1], t = sizes[2], h = sizes[3], w = sizes[4];
+  if (!channels_last) return pooled(like, sizes);
+  if (sizes[0] * c * t * h * w * static_cast<int64_t>(like.element_size()) < kPooledBytes)
+    return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
+                                torch::headeronly::MemoryFormat::ChannelsLast3d);
+  return pooled(like, sizes, {c * t * h * w, 1, h * w * c, w * c, c});
+}
+
 }  // namespace rlv2v

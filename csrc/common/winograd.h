@@ -121,9 +121,9 @@ RLV2V_INLINE void transform_both(const V* in, V* out, const Transform& transform
 
 // One vector of channels of kSize x kSize pixels to its positions. Not inlined: the compiler would keep the dozens of
 // addresses of the next vector's pixels on the stack rather than compute them again.
-template <int kSize, class Transform>
+template <int kSize, auto kTransform>
 __attribute__((noinline)) void pixels_to_positions(const float* from, int64_t row, int64_t column, float* to,
-                                                   int64_t plane, const Transform& transform) {
+                                                   int64_t plane) {
   using V = Vec<float>;
   V half[kPatch * kSize];
 #pragma GCC unroll 6
@@ -135,12 +135,12 @@ __attribute__((noinline)) void pixels_to_positions(const float* from, int64_t ro
       // The next vector of the same pixel: too many streams at once for the hardware to follow.
       __builtin_prefetch(pixel + kLanes<float>);
     }
-    transform(pixels, 1, half + x, kSize);
+    kTransform(pixels, 1, half + x, kSize);
   }
 #pragma GCC unroll 6
   for (int i = 0; i < kPatch; ++i) {
     V positions[kPatch];
-    transform(half + i * kSize, 1, positions, 1);
+    kTransform(half + i * kSize, 1, positions, 1);
     for (int j = 0; j < kPatch; ++j, to += plane) store(to, positions[j]);
   }
 }

@@ -61,24 +61,24 @@ void find_pixels(const ConvLSTMShape& s, const float* frame, int64_t channels, i
 // Transforms kSize x kSize pixels, whose corner is (top, left), into kPositions planes, `plane` elements apart; the
 // first position of each vector of channels goes to place(vector). What lies beyond the image or the channels is zero,
 // and gathered first.
-template <int kSize, class Place, class Transform>
+template <int kSize, auto kTransform, class Place>
 RLV2V_INLINE void transform_pixels(const ConvLSTMShape& s, const float* frame, int64_t channels, int64_t top,
-                                   int64_t left, int64_t plane, const Place& place, const Transform& transform) {
+                                   int64_t left, int64_t plane, const Place& place) {
   constexpr int kPixels = kSize * kSize;
   const float* pixels[kPixels];
   float gathered[kPixels * kWidth];
   const bool inside = top >= 0 && left >= 0 && top + kSize <= s.height && left + kSize <= s.width;
   const int64_t row = s.width * channels, whole = inside ? channels / kWidth : 0;
   for (int64_t v = 0; v < whole; ++v)
-    pixels_to_positions<kSize>(frame + top * row + left * channels + v * kWidth, row, channels, place(v), plane,
-                               transform);
+    pixels_to_positions<kSize, kTransform>(frame + top * row + left * channels + v * kWidth, row, channels, place(v),
+                                           plane);
   if (whole * kWidth == channels) return;
   find_pixels<kSize>(s, frame, channels, top, left, pixels);
   for (int64_t v = whole; v * kWidth < channels; ++v) {
     const int64_t lanes = lanes_of<float>(v, channels);
     for (int i = 0; i < kPixels; ++i)
       store(gathered + i * kWidth, pixels[i] ? load_part(pixels[i] + v * kWidth, lanes) : V{});
-    pixels_to_positions<kSize>(gathered, kSize * kWidth, kWidth, place(v), plane, transform);
+    pixels_to_positions<kSize, kTransform>(gathered, kSize * kWidth, kWidth, place(v), plane);
   }
 }
 
@@ -86,9 +86,9 @@ template <int kTaps>
 void transform_inputs(const ConvLSTMShape& s, const float* frames, int64_t channels, const Tile& tile, float* to,
                       int64_t plane) {
   constexpr int kBorder = kTaps / 2;
-  transform_pixels<kPatch>(
-      s, frames + tile.frame * s.height * s.width * channels, channels, tile.y - kBorder, tile.x - kBorder, plane,
-      [to](int64_t vector) { return to + vector * kWidth; }, input_transform<V>);
+  transform_pixels<kPatch, input_transform<V>>(s, frames + tile.frame * s.height * s.width * channels, channels,
+                                               tile.y - kBorder, tile.x - kBorder, plane,
+                                               [to](int64_t vector) { return to + vector * kWidth; });
 }
 
 // products[position][tile][lanes] = inputs[position][tile][depth] . packed[position][depth][lanes of the panel]
@@ -204,8 +204,8 @@ void weight_tile(const ConvLSTMGradWeight<float>& grad, const Tile& tile, int64_
     return panels + (first * tiles + n * panel_vectors(first, total) + vector - first) * kWidth;
   };
   const int64_t plane = total * tiles * kWidth;
-  transform_pixels<kTile<kTaps>>(s, grad.grad_gates + tile.frame * s.height * s.width * channels, channels, tile.y,
-                                 tile.x, plane, place, output_transform_transposed<kTaps, V>);
+  transform_pixels<kTile<kTaps>, output_transform_transposed<kTaps, V>>(
+      s, grad.grad_gates + tile.frame * s.height * s.width * channels, channels, tile.y, tile.x, plane, place);
   for (int64_t v = 0; v < total; ++v) {
     const int64_t lanes = lanes_of<float>(v, channels);
     V sum{};
