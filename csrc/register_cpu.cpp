@@ -1,6 +1,7 @@
 // Registers every CPU operator; rlv2v_fast/ops/schemas.py declares them.
 #include <torch/csrc/stable/library.h>
 
+#include "conv3d/cpu/operators.h"
 #include "convlstm/cpu/operators.h"
 #include "norm/cpu/device.h"
 
@@ -10,5 +11,7 @@ STABLE_TORCH_LIBRARY_IMPL(rlv2v_fast, CPU, library) {
   library.impl("convlstm_bwd", TORCH_BOX(&convlstm_bwd));
   library.impl("convlstm_gates_fwd", TORCH_BOX(&ConvLSTMGates<GatesOnCpu>::fwd));
   library.impl("convlstm_gates_bwd", TORCH_BOX(&ConvLSTMGates<GatesOnCpu>::bwd));
+  library.impl("causal_conv3d_fwd", TORCH_BOX(&causal_conv3d_fwd));
+  library.impl("causal_conv3d_bwd", TORCH_BOX(&causal_conv3d_bwd));
   register_norms<CpuDevice>(library);
 }

@@ -16,6 +16,7 @@ def _seeded() -> None:
 @pytest.fixture(autouse=True)
 def _fused_at_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """backend="auto" runs the fused operators of the blocks on tensors as small as those of tests."""
+    monkeypatch.setattr("rlv2v_fast.ops.causal_conv3d.is_worthwhile", lambda x, weight, upsample=False: True)
     monkeypatch.setattr("rlv2v_fast.ops.blocks.is_small", lambda x: False)
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rlv2v_fast.nn.blocks import RPB, CausalConv3d
+from rlv2v_fast.nn.blocks import RPB, CausalConv3d, conv_backend
 
 
 class Verdict(NamedTuple):
@@ -54,7 +54,7 @@ class Discriminator(nn.Module):
         super().__init__()
         self.channels = channels
         self.trunk = Trunk(width, channels, norm=norm, backend=backend)
-        self.patch_head = CausalConv3d(4 * width, 2, bias=True)
+        self.patch_head = CausalConv3d(4 * width, 2, bias=True, backend=conv_backend(backend))
         self.clip_hidden = CausalConv3d(4 * width + 1, 4 * width, 1, bias=True)
         self.clip_head = nn.Linear(4 * width, 1)
 

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rlv2v_fast.nn.blocks import RPB, URB, BlockState, CausalConv3d, ConvState, advance, convolve
+from rlv2v_fast.nn.blocks import (
+    RPB,
+    URB,
+    BlockState,
+    CausalConv3d,
+    ConvState,
+    advance,
+    conv_backend,
+    convolve,
+)
 from rlv2v_fast.nn.convlstm import ConvLSTM
 from rlv2v_fast.nn.norm import make_norm
 
@@ -55,14 +64,15 @@ class Generator(nn.Module):
         if output not in OUTPUTS:
             raise ValueError(f"output must be one of {', '.join(OUTPUTS)}; got {output!r}")
         self.channels, self.output = channels, output
-        self.stem = CausalConv3d(channels, width, bias=True)
+        self.stem = CausalConv3d(channels, width, bias=True, backend=conv_backend(backend))
         pairs = [(width, width), (width, 2 * width), (2 * width, 4 * width)]
         self.encoder = nn.ModuleList(RPB(a, b, norm=norm, backend=backend) for a, b in pairs)
         self.convlstm = ConvLSTM(4 * width, 4 * width, 3, 1, batch_first=True, backend=backend)
         self.bn = make_norm(norm, 4 * width)
         pairs = [(4 * width, 2 * width), (2 * width, width), (width, width)]
         self.decoder = nn.ModuleList(URB(a, b, norm=norm, backend=backend) for a, b in pairs)
-        self.head = CausalConv3d(width, channels if output == "tanh" else 2 * channels, bias=True)
+        outputs = channels if output == "tanh" else 2 * channels
+        self.head = CausalConv3d(width, outputs, bias=True, backend=conv_backend(backend))
         if output == "gain":
             with torch.no_grad():
                 self.head.weight.mul_(_GAIN_SCALE)

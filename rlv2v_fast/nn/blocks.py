@@ -43,10 +43,14 @@ class CausalConv3d(nn.Conv3d):
         in_channels, out_channels: channels.
         kernel_size: odd k for (k, k, k).
         bias: whether to add a bias.
+        backend: "auto", "cpp" or "reference", as of ops.causal_conv3d.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, bias: bool = False) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int = 3, bias: bool = False, *, backend: str = "auto"
+    ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, bias=bias)
+        self.backend = check_backend(backend, BACKENDS)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.stream(x, None)[0]
@@ -63,7 +67,15 @@ class CausalConv3d(nn.Conv3d):
                 "stride, dilation, groups and padding_mode must be 1, 1, 1 and 'zeros' in a CausalConv3d; got "
                 f"{', '.join(map(repr, changed))}"
             )
-        return causal_conv3d(x, self.weight, self.bias, history)
+        return causal_conv3d(x, self.weight, self.bias, history, backend=self.backend)
+
+
+def conv_backend(backend: str) -> str:
+    """The backend of the convolutions in a module of this backend.
+
+    An explicit one is asked for what lies between them: not every convolution has a fused operator.
+    """
+    return backend if backend == "reference" else "auto"
 
 
 def convolve(conv: nn.Module, x: Tensor, history: ConvState) -> tuple[Tensor, ConvState]:
@@ -89,7 +101,8 @@ class R(nn.Module):
     Args:
         in_channels, out_channels: channels; s is a convolution (named `skip`) exactly where they differ.
         norm: "batch" or "instance" (per frame).
-        backend: "auto", "cpp" or "reference".
+        backend: "auto", "cpp" or "reference", of what lies between the convolutions. These are PyTorch's with
+            "reference", else what was measured to be faster.
 
     Source: Figure 4, block R.
     """
@@ -97,11 +110,12 @@ class R(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, *, norm: str = "batch", backend: str = "auto") -> None:
         super().__init__()
         self.backend = check_backend(backend, BACKENDS)
-        self.conv1 = CausalConv3d(in_channels, out_channels)
+        of_conv = conv_backend(backend)
+        self.conv1 = CausalConv3d(in_channels, out_channels, backend=of_conv)
         self.bn1 = make_norm(norm, out_channels)
-        self.conv2 = CausalConv3d(out_channels, out_channels)
+        self.conv2 = CausalConv3d(out_channels, out_channels, backend=of_conv)
         self.bn2 = make_norm(norm, out_channels)
-        self.skip = CausalConv3d(in_channels, out_channels, 1) if in_channels != out_channels else None
+        self.skip = CausalConv3d(in_channels, out_channels, 1, backend=of_conv) if in_channels != out_channels else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, out_channels, T, H, W) from (B, in_channels, T, H, W)."""
@@ -191,7 +205,7 @@ class URB(R):
     def _enter(self, x: Tensor, history: ConvState) -> tuple[Tensor, ConvState]:
         if why_not_plain(self.conv1, CausalConv3d):
             return call_upsample_conv(self.conv1, _frames_before(self.conv1), x, history)
-        return upsample_conv(x, self.conv1.weight, self.conv1.bias, history, backend=self.backend)
+        return upsample_conv(x, self.conv1.weight, self.conv1.bias, history, backend=self.conv1.backend)
 
 
 def advance(block: nn.Module, x: Tensor, state: BlockState | None) -> tuple[Tensor, BlockState | None]:

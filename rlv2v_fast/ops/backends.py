@@ -70,7 +70,7 @@ def choose(op: str, backend: str, refusals: Mapping[str, Callable[[], str | None
     check_backend(backend)
     if backend == "reference":
         return backend
-    if reason := _why_not_traced():
+    if reason := why_not_traced():
         if backend == "auto":
             return "reference"
         raise RuntimeError(f"backend={backend!r} cannot run {op}: {reason}; use backend='reference'")
@@ -90,7 +90,7 @@ def choose(op: str, backend: str, refusals: Mapping[str, Callable[[], str | None
     return "reference"
 
 
-def _why_not_traced() -> str | None:
+def why_not_traced() -> str | None:
     """Why what traces this call cannot trace an operator; None where it can, or nothing traces."""
     compiling = torch.compiler.is_compiling()
     if not compiling and not torch.jit.is_tracing():
@@ -129,3 +129,9 @@ def cpp_refusal(tensor: torch.Tensor) -> str | None:
     if device in _CPP_REFUSALS:
         return _CPP_REFUSALS[device]
     return f"the C++ operators run on cpu and cuda, not on {device}"
+
+
+def is_autocasting(x: torch.Tensor) -> bool:
+    """Whether autocast is on for the device of x; the meta device has none, and PyTorch raises if asked about it."""
+    device = x.device.type
+    return device != "meta" and torch.is_autocast_enabled(device)

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rlv2v_fast.kernels.layer_inputs import LayerInputs
-from rlv2v_fast.ops.backends import choose, cpp_refusal, waits_for_launches
+from rlv2v_fast.ops.backends import choose, cpp_refusal, is_autocasting, waits_for_launches
 from rlv2v_fast.ops.convlstm_gates import convlstm_gates
-from rlv2v_fast.ops.convlstm_triton import convlstm_sequence_triton, convolution_dtype, is_autocasting, triton_refusal
+from rlv2v_fast.ops.convlstm_triton import convlstm_sequence_triton, convolution_dtype, triton_refusal
 from rlv2v_fast.ops.register import Operator, Values
 from rlv2v_fast.ops.sizes import LAUNCH_ELEMENTS, LAUNCH_STEPS
 from rlv2v_fast.reference.convlstm import convlstm_gates_reference, convlstm_reference, run_steps

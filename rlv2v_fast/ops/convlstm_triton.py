@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rlv2v_fast.kernels.layer_inputs import LayerInputs, padded_channels
+from rlv2v_fast.ops.backends import is_autocasting
 from rlv2v_fast.ops.register import Operator, Values
 from rlv2v_fast.ops.schemas import LIBRARY, SCHEMAS
 from rlv2v_fast.reference.convlstm import convlstm_reference
@@ -25,12 +26,6 @@ def convolution_dtype(x: Tensor) -> torch.dtype:
     if is_autocasting(x) and x.dtype != torch.float64:
         return torch.get_autocast_dtype(x.device.type)
     return x.dtype
-
-
-def is_autocasting(x: Tensor) -> bool:
-    """Whether autocast is on for the device of x; the meta device has none, and PyTorch raises if asked about it."""
-    device = x.device.type
-    return device != "meta" and torch.is_autocast_enabled(device)
 
 
 def triton_refusal(x: Tensor) -> str | None:

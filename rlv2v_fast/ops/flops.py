@@ -34,8 +34,21 @@ def _convlstm_bwd(shapes: Named) -> int:
     return (of_inputs + of_weight) * _convolution(shapes)
 
 
+def _conv3d_fwd(shapes: Named) -> int:
+    batch, _, frames, height, width = shapes["x"]
+    pixels = height * width * (4 if shapes["upsample"] else 1)
+    return 2 * batch * frames * pixels * prod(shapes["weight"])
+
+
+def _conv3d_bwd(shapes: Named) -> int:
+    of_inputs = 1 if shapes["need_x"] or shapes["need_history"] else 0
+    return (of_inputs + (1 if shapes["need_weight"] else 0)) * _conv3d_fwd(shapes)
+
+
 # By operator: FLOPs from its arguments by name, a tensor's being its shape.
 FORMULAS = {
+    "causal_conv3d_fwd": _conv3d_fwd,
+    "causal_conv3d_bwd": _conv3d_bwd,
     "convlstm_fwd": _convlstm_fwd,
     "convlstm_bwd": _convlstm_bwd,
     "convlstm_triton_fwd": _convlstm_fwd,

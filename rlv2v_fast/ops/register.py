@@ -267,7 +267,8 @@ class _Call:
         qualified = f"{NAMESPACE}::{schema.name}"
 
         def fake_kernel(*arguments: Any) -> Any:
-            return fake(Values(**dict(zip(schema.arguments, arguments, strict=True))))
+            results = fake(Values(**dict(zip(schema.arguments, arguments, strict=True))))
+            return results[0] if len(schema.results) == 1 else results
 
         torch.library.register_fake(qualified, fake_kernel, lib=LIBRARY)
         torch.library.register_autograd(qualified, self._backward, setup_context=self._setup, lib=LIBRARY)
@@ -284,14 +285,14 @@ class _Call:
 
     def __call__(self, *arguments: Any) -> Any:
         if not is_transformed():
-            return self._operator(*arguments)
+            return _as_tuple(self._operator(*arguments))
         return tuple(_group(self._schema.results, self._function.apply(*_flatten(arguments))).values())
 
     def _setup(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         """Keep what the derivative takes; autograd calls this after the operator."""
         schema = self._schema
         given = dict(zip(schema.arguments, inputs, strict=True))
-        results = dict(zip(schema.results, output, strict=True))
+        results = dict(zip(schema.results, _as_tuple(output), strict=True))
         # Gradients that did not arrive stay None: zeros for what is kept would take as much memory as all the rest.
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*_flatten(v for n, v in results.items() if n not in self._with_gradient))
@@ -316,7 +317,7 @@ class _Call:
         ]
 
     def _forward_of_function(self, *arguments: Any) -> tuple[Any, ...]:
-        return tuple(_flatten(self._operator(*_group(self._schema.arguments, arguments).values())))
+        return tuple(_flatten(_as_tuple(self._operator(*_group(self._schema.arguments, arguments).values()))))
 
     def _setup_of_function(self, ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
         results = _group(self._schema.results, output)
@@ -362,6 +363,11 @@ def _vjp(function: Callable[..., Any], *primals: Tensor) -> tuple[Any, Callable[
     """The results of function, and what takes their gradients to those of its arguments; both differentiable."""
     results, pull = torch.func.vjp(function, *primals)[:2]
     return results, pull
+
+
+def _as_tuple(output: Any) -> Any:
+    """What an operator returned, by results: PyTorch hands out a single one as it is."""
+    return (output,) if isinstance(output, Tensor) else output
 
 
 def _flatten(values: Iterable[Any]) -> list[Any]:

@@ -93,6 +93,18 @@ define(
     " -> (Tensor grad_gates, Tensor grad_c)"
 )
 
+# A causal convolution of x (B, C, T, H, W) with weight (O, C, 3, 3, 3), after the frames of history (B, C, 2, H, W) or
+# zeros; upsample repeats the pixels of both 2x2 before, exact sums as the formula is written. A gradient that is not
+# needed, or whose argument is None, has shape (0,).
+define(
+    "causal_conv3d_fwd(Tensor x, Tensor weight, Tensor? bias, Tensor? history, bool upsample, bool exact) -> (Tensor y)"
+)
+define(
+    "causal_conv3d_bwd(Tensor grad_y, Tensor x, Tensor weight, Tensor? bias, Tensor? history, bool upsample,"
+    " bool exact, bool need_x, bool need_weight, bool need_bias, bool need_history)"
+    " -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias, Tensor grad_history)"
+)
+
 # Normalization of x (B, C, T, H, W) over (B, T, H, W), or per_frame over (H, W). Statistics are (C,), or (B, C, T) per
 # frame. Given statistics are frozen and come back as (0,). Others are measured and returned.
 define("bn_stats(Tensor x, bool per_frame) -> (Tensor mean, Tensor var)")

@@ -9,7 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rlv2v_fast.ops.backends import check_backend
-from rlv2v_fast.ops.causal_conv3d import call_causal_conv3d, causal_conv3d, check_causal_conv3d
+from rlv2v_fast.ops.causal_conv3d import (
+    call_causal_conv3d,
+    causal_conv3d,
+    check_causal_conv3d,
+    fused_conv3d,
+    is_fused,
+    last_frames,
+)
 from rlv2v_fast.ops.sizes import UPSAMPLE_PIXELS, UPSAMPLE_PRODUCTS
 from rlv2v_fast.reference.blocks import upsample_reference, with_history
 
@@ -23,38 +30,50 @@ _TAPS = ((0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 
 
 def upsample_conv(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, history: Tensor | None = None, *, backend: str = "auto"
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    history: Tensor | None = None,
+    *,
+    exact: bool = False,
+    backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """causal_conv3d(upsample(x), weight, bias).
 
-    Two of three upsampled rows and columns that a kernel meets are equal, so each of the four output phases is a 2x2
-    convolution of x with summed weights, 2.25 times fewer multiplications. Together they are one transposed convolution
-    of kernel 4 and stride 2. Summing the weights first rounds differently: by about one unit in the last place of a
-    weight. Gradients, of any order, are PyTorch's own.
+    In float32 on a CPU the fused operator of causal_conv3d reads x where it would read the upsampled tensor, and sums
+    gradients over the pixels that it read x for. The bound of causal_conv3d holds.
+
+    In bfloat16, where PyTorch convolves: two of three upsampled rows and columns that a kernel meets are equal, so each
+    of the four output phases is a 2x2 convolution of x with summed weights, 2.25 times fewer multiplications. Together
+    they are one transposed convolution of kernel 4 and stride 2. Summing the weights first rounds differently: by about
+    one unit in the last place of a weight.
 
     Args:
         x: (B, C, T, H, W). weight: (O, C, 3, 3, 3). bias: (O,) or None.
         history: (B, C, 2, H, W), the frames before x; None is zeros.
-        backend: "reference" upsamples and convolves; others, on a CPU in float32 and (with AVX-512) bfloat16, use the
-            transposed convolution where it was measured to be faster.
+        exact: True sums as a plain convolution does.
+        backend: "reference" upsamples and convolves, "cpp" takes the fused operator wherever it can, "auto" what was
+            measured to be faster. The transposed convolution is for a CPU with AVX-512.
 
     Returns:
-        (B, O, T, 2H, 2W), and the history that the frames after x need.
+        (B, O, T, 2H, 2W), and the history that the frames after x need. Both are twice differentiable.
 
     Raises:
-        ValueError: the kernel is not 3x3x3, or x or history does not fit it.
+        ValueError: the kernel is not 3x3x3, or another argument does not fit it.
+        RuntimeError: backend="cpp" cannot run the call; the message says why.
     """
     check_backend(backend)
     if weight.shape[2:] != (3, 3, 3):
         raise ValueError(f"weight must have shape (O, C, 3, 3, 3); got {tuple(weight.shape)}")
-    check_causal_conv3d(x, weight, history)
-    padded = with_history(x, 2, history)
-    if backend != "reference" and is_worthwhile(x, weight):
-        y = _transposed(padded, weight, bias)
+    check_causal_conv3d(x, weight, bias, history)
+    if is_fused("upsample_conv", backend, x, weight, exact=exact, upsample=True):
+        y = fused_conv3d(x, weight, bias, history, upsample=True, exact=exact)
+    elif not exact and backend != "reference" and is_worthwhile(x, weight):
+        y = _transposed(with_history(x, 2, history), weight, bias)
     else:
         before = None if history is None else upsample_reference(history)
-        y, _ = causal_conv3d(upsample_reference(x), weight, bias, before)
-    return y, padded[:, :, padded.shape[2] - 2 :]
+        y, _ = causal_conv3d(upsample_reference(x), weight, bias, before, backend="reference")
+    return y, last_frames(x, weight, history)
 
 
 def call_upsample_conv(
@@ -66,8 +85,7 @@ def call_upsample_conv(
 
 def is_worthwhile(x: Tensor, weight: Tensor) -> bool:
     """Whether the transposed convolution is as exact, and was measured to be faster, for such an input and kernel."""
-    dtypes = (torch.float32, torch.bfloat16) if _BFLOAT16_IS_EXACT else (torch.float32,)
-    if x.device.type != "cpu" or x.dtype not in dtypes:
+    if x.device.type != "cpu" or x.dtype != torch.bfloat16 or not _BFLOAT16_IS_EXACT:
         return False
     # A traced graph serves all sizes, so that no rule by size may be in it.
     if torch.compiler.is_compiling():

@@ -122,12 +122,14 @@ LAYOUTS = {
 }  # fmt: skip
 
 CLIP = (2, 4, 3, 8, 6)
+# Frames too small for the causal convolution, so that the rule between convolutions is seen.
+LOW, LOWEST = (2, 4, 3, 4, 6), (2, 4, 3, 2, 2)
 MODULES = {
     "ConvLSTM": Case(Output, (2, 3, 3, 8, 6)),
     "ConvLSTMCell": Case(Step, (2, 3, 8, 6)),
-    "R": Case(lambda backend: R(4, 8, backend=backend), CLIP, [2], growth=2),
-    "RPB": Case(lambda backend: RPB(4, 8, backend=backend), CLIP, [2], growth=2),
-    "URB": Case(lambda backend: URB(4, 8, backend=backend), CLIP, [2], growth=8),
+    "R": Case(lambda backend: R(4, 8, backend=backend), LOW, [2], growth=2),
+    "RPB": Case(lambda backend: RPB(4, 8, backend=backend), LOW, [2], growth=2),
+    "URB": Case(lambda backend: URB(4, 8, backend=backend), LOWEST, [2], growth=8),
     "SyncBatchNorm": Case(either(lambda: SyncBatchNorm(4), lambda: nn.BatchNorm3d(4)), CLIP, [2], ("auto",)),
     "CausalConv3d": Case(either(lambda: CausalConv3d(4, 6), lambda: Causal(4, 6, 3, bias=False)), CLIP, [2], ("auto",)),
     "FrameInstanceNorm": Case(either(lambda: FrameInstanceNorm(4), lambda: PerFrame(4)), CLIP, [2], ("auto",)),

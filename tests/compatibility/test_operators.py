@@ -16,8 +16,10 @@ from rlv2v_fast.ops.bn import Norm
 from rlv2v_fast.ops.bn_add_relu import bn_add_relu
 from rlv2v_fast.ops.bn_add_relu_pool import bn_add_relu_pool
 from rlv2v_fast.ops.bn_relu import bn_relu
+from rlv2v_fast.ops.causal_conv3d import causal_conv3d
 from rlv2v_fast.ops.convlstm import convlstm
 from rlv2v_fast.ops.convlstm_gates import convlstm_gates
+from rlv2v_fast.ops.upsample_conv import upsample_conv
 from tests.compatibility.cases import LAYOUTS
 from tests.compatibility.harness import watching
 
@@ -45,6 +47,10 @@ OPERATORS = {
         draw(1, 2, 2, 3, 3), draw(4, 3, 3, 3), draw(4))),
     "convlstm_gates": (lambda *t, backend: convlstm_gates(*t, backend=backend), lambda: (
         draw(1, 8, 2, 3), draw(1, 2, 2, 3))),
+    "causal_conv3d": (lambda *t, backend: causal_conv3d(*t, backend=backend, exact=True)[:1], lambda: (
+        draw(1, 2, 2, 3, 3), draw(2, 2, 3, 3, 3), draw(2), draw(1, 2, 2, 3, 3))),
+    "causal_conv3d upsampled": (lambda *t, backend: upsample_conv(*t, backend=backend, exact=True)[:1], lambda: (
+        draw(1, 2, 2, 2, 1), draw(1, 2, 3, 3, 3))),
     "bn_relu": (lambda x, w, b, backend: bn_relu(x, Norm(w, b), backend=backend)[:1], lambda: (
         draw(2, 2, 1, 2, 3), draw(2), draw(2))),
     "bn_relu frozen": (

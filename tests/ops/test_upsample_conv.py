@@ -10,6 +10,7 @@ LAYOUTS = [torch.contiguous_format, torch.channels_last_3d]
 
 @pytest.fixture
 def always_transposed(monkeypatch):
+    monkeypatch.setattr(module, "is_fused", lambda *given, **options: False)
     monkeypatch.setattr(module, "is_worthwhile", lambda x, weight: True)
 
 
@@ -33,14 +34,12 @@ def test_transposed_convolution_is_upsampling_and_convolution(batch, frames, siz
         torch.testing.assert_close(y, written_out(x, weight, *more), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("backend", ["auto", "reference"])
-def test_a_stream_in_pieces_equals_the_whole(backend):
+def test_a_stream_in_pieces_equals_the_whole_by_pytorch():
     x, weight = torch.randn(2, 4, 6, 16, 16), torch.randn(64, 4, 3, 3, 3)
-    assert is_worthwhile(x[:, :, :1], weight)
-    whole, _ = upsample_conv(x, weight, backend=backend)
+    whole, _ = upsample_conv(x, weight, backend="reference")
     parts, history = [], None
     for piece in x.split([2, 3, 1], dim=2):
-        y, history = upsample_conv(piece, weight, None, history, backend=backend)
+        y, history = upsample_conv(piece, weight, None, history, backend="reference")
         parts.append(y)
     assert history.shape == (2, 4, 2, 16, 16)
     torch.testing.assert_close(torch.cat(parts, 2), whole, rtol=1e-4, atol=1e-4)
@@ -56,14 +55,6 @@ def test_first_and_second_derivatives():
     torch.autograd.gradgradcheck(lambda *a: upsample_conv(*a)[0], (x, weight, bias, history))
 
 
-def test_float32_error_is_within_twice_that_of_two_operators():
-    x, weight = torch.randn(2, 32, 4, 16, 16), torch.randn(32, 32, 3, 3, 3)
-    assert is_worthwhile(x, weight)
-    exact = written_out(x.double(), weight.double())
-    ours, plain = (upsample_conv(x, weight, backend=backend)[0] for backend in ("auto", "reference"))
-    assert (ours - exact).abs().max() <= 2 * (plain - exact).abs().max()
-
-
 @pytest.mark.parametrize("autocast", [False, True])
 def test_bfloat16_error_is_that_of_upsampling_and_convolution(autocast):
     x, weight = torch.randn(2, 32, 4, 16, 16).bfloat16(), torch.randn(32, 32, 3, 3, 3).bfloat16()
@@ -76,15 +67,14 @@ def test_bfloat16_error_is_that_of_upsampling_and_convolution(autocast):
     assert (ours - exact).square().mean() <= 2 * (plain - exact).square().mean()
 
 
-def test_only_float32_and_bfloat16_of_some_size_are_worthwhile():
-    weight = torch.zeros(64, 16, 3, 3, 3)
-    assert is_worthwhile(torch.zeros(1, 16, 8, 8, 8), weight)
+def test_only_bfloat16_of_some_size_takes_the_transposed_one():
+    weight = torch.zeros(64, 16, 3, 3, 3).bfloat16()
     with_avx512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    assert is_worthwhile(torch.zeros(1, 16, 8, 8, 8).bfloat16(), weight.bfloat16()) == with_avx512
-    assert not is_worthwhile(torch.zeros(1, 16, 8, 8, 8).double(), weight.double())
+    assert is_worthwhile(torch.zeros(1, 16, 8, 8, 8).bfloat16(), weight) == with_avx512
+    assert not is_worthwhile(torch.zeros(1, 16, 8, 8, 8), weight.float())
     assert not is_worthwhile(torch.zeros(1, 16, 8, 8, 8).half(), weight.half())
-    assert not is_worthwhile(torch.zeros(1, 16, 16, 4, 4), weight[:2])
-    assert not is_worthwhile(torch.zeros(1, 64, 1, 8, 8), weight)
+    assert not is_worthwhile(torch.zeros(1, 16, 16, 4, 4).bfloat16(), weight[:2])
+    assert not is_worthwhile(torch.zeros(1, 64, 1, 8, 8).bfloat16(), weight)
 
 
 def test_arguments_that_do_not_fit_are_named():

@@ -13,12 +13,8 @@ struct CpuDevice : TorchTensors {
   }
 
   static Tensor empty(const Tensor& x, const NormLayout& layout) {
-    if (layout.numel() * static_cast<int64_t>(x.element_size()) < kPooledBytes) return TorchTensors::empty(x, layout);
-    const int64_t c = layout.channels, t = layout.frames, h = layout.height, w = layout.width;
-    const std::vector<int64_t> sizes = {layout.batch, c, t, h, w};
-    return pooled(x, sizes,
-                  layout.channels_last ? std::vector<int64_t>{c * t * h * w, 1, h * w * c, w * c, c}
-                                       : std::vector<int64_t>{c * t * h * w, t * h * w, h * w, w, 1});
+    return pooled_clips(x, {layout.batch, layout.channels, layout.frames, layout.height, layout.width},
+                        layout.channels_last);
   }
 
   // The implementation is in norm/cpu/*_simd.cpp.
