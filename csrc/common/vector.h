@@ -7,7 +7,7 @@
 #include <cstring>
 #include <utility>
 
-#ifdef __AVX512F__
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
@@ -70,6 +70,15 @@ RLV2V_INLINE Vec<T> load_part(const T* from, int64_t lanes) {
     return (Vec<T>)_mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), from);
   else
     return (Vec<T>)_mm512_maskz_loadu_pd(static_cast<__mmask8>(mask), from);
+#elif defined(__AVX2__)
+  // Not for stores: processors of AMD take many times as long for masked ones.
+  if constexpr (sizeof(T) == 4) {
+    const __m256i places = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return (Vec<T>)_mm256_maskload_ps(from, _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(lanes)), places));
+  } else {
+    const __m256i places = _mm256_setr_epi64x(0, 1, 2, 3);
+    return (Vec<T>)_mm256_maskload_pd(from, _mm256_cmpgt_epi64(_mm256_set1_epi64x(lanes), places));
+  }
 #else
   Vec<T> v{};
   for (int64_t i = 0; i < lanes; ++i) v[i] = from[i];

@@ -120,12 +120,13 @@ RLV2V_INLINE void transform_both(const V* in, V* out, const Transform& transform
 }
 
 // One vector of channels of kSize x kSize pixels to its positions. Not inlined: the compiler would keep the dozens of
-// addresses of the next vector's pixels on the stack rather than compute them again.
-template <int kSize, auto kTransform>
-__attribute__((noinline)) void pixels_to_positions(const float* from, int64_t row, int64_t column, float* to,
-                                                   int64_t plane) {
+// addresses of the next vector's pixels on the stack rather than compute them again. Returns the sum of the squares of
+// each lane's pixels where kMeasure, else zeros.
+template <int kSize, auto kTransform, bool kMeasure = false>
+__attribute__((noinline)) Vec<float> pixels_to_positions(const float* from, int64_t row, int64_t column, float* to,
+                                                         int64_t plane) {
   using V = Vec<float>;
-  V half[kPatch * kSize];
+  V half[kPatch * kSize], squares[2] = {};
 #pragma GCC unroll 6
   for (int x = 0; x < kSize; ++x, from += column) {
     V pixels[kSize];
@@ -134,6 +135,7 @@ __attribute__((noinline)) void pixels_to_positions(const float* from, int64_t ro
       pixels[y] = load(pixel);
       // The next vector of the same pixel: too many streams at once for the hardware to follow.
       __builtin_prefetch(pixel + kLanes<float>);
+      if constexpr (kMeasure) squares[y % 2] += pixels[y] * pixels[y];
     }
     kTransform(pixels, 1, half + x, kSize);
   }
@@ -143,6 +145,7 @@ __attribute__((noinline)) void pixels_to_positions(const float* from, int64_t ro
     kTransform(half + i * kSize, 1, positions, 1);
     for (int j = 0; j < kPatch; ++j, to += plane) store(to, positions[j]);
   }
+  return squares[0] + squares[1];
 }
 
 // Turns one vector of lanes of a tile's products into the tile's pixels.

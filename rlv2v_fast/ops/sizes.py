@@ -9,12 +9,12 @@ from __future__ import annotations
 # to be slower. On an H200 it lost with 2^23 numbers and won with 2^26; the border between is an estimate.
 BLOCK_ELEMENTS = {"cpu": 2**17, "cuda": 2**24}
 
-# The causal convolution: with fewer tiles of 4x4 pixels in a frame PyTorch was measured to be faster on a CPU. Batch and
-# time are left out, so that a stream takes the kernel that its clip takes.
+# The causal convolution: with fewer tiles of 4x4 pixels in a frame PyTorch was measured to be faster on a CPU. Batch
+# and time are left out, so that a stream takes the kernel that its clip takes.
 CONV3D_TILES = 4
 
-# URB's first convolution in bfloat16: from these sizes on the transposed convolution was faster on a CPU: numbers of x times output
-# channels, and pixels, to which it owes the time that summing the weights takes.
+# URB's first convolution in bfloat16: from these sizes on the transposed convolution was faster on a CPU: numbers of x
+# times output channels, and pixels, to which it owes the time that summing the weights takes.
 UPSAMPLE_PRODUCTS, UPSAMPLE_PIXELS = 2**16, 256
 
 # On a GPU, PyTorch launches one or two steps of few numbers in x sooner than the Triton sequence does: on an H200 that

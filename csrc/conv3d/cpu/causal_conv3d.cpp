@@ -91,9 +91,7 @@ void grad_inputs(const Tensor& grad_y, const Tensor& weight, const Conv3dShape& 
   s.outputs = forward.channels;
   s.half_in = false;
   s.half_out = forward.half_in;
-  const Scratch<T> packed =
-      packed_conv3d<T>(forward.outputs, forward.channels, true, exact, weight.const_data_ptr<T>());
-  run_conv3d<T>({s, in.get(), out.get(), packed.get(), nullptr}, exact);
+  run_conv3d<T>({s, in.get(), out.get()}, weight.const_data_ptr<T>(), true, exact);
 }
 
 }  // namespace
@@ -110,8 +108,9 @@ Tensor causal_conv3d_fwd(const Tensor& x, const Tensor& weight_any, const MaybeT
     const FrameTable<const T> in = inputs_of<T>(x, history);
     FrameTable<T> out;
     for (int64_t b = 0; b < s.clips; ++b) out.add(y, b);
-    const Scratch<T> packed = packed_conv3d<T>(s.outputs, s.channels, false, exact, weight.const_data_ptr<T>());
-    run_conv3d<T>({s, in.get(), out.get(), packed.get(), bias ? bias->const_data_ptr<T>() : nullptr}, exact);
+    Conv3d<T> call{s, in.get(), out.get()};
+    if (bias) call.bias = bias->const_data_ptr<T>();
+    run_conv3d<T>(call, weight.const_data_ptr<T>(), false, exact);
   });
   return y;
 }

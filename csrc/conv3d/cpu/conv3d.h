@@ -34,8 +34,9 @@ struct Conv3d {
   Conv3dShape shape;
   const Frame<const T>* in;  // (clips, frames + 2)
   const Frame<T>* out;       // (clips, frames)
-  const T* weight;           // packed by pack_conv3d
+  const T* packed;           // the weight, by pack_conv3d
   const T* bias;             // (outputs,), nullable
+  T* energies;               // what is read, (clips, frames + 2, vectors, tiles): the sum of squares of each patch
 };
 
 // The gradient of the weight and of the bias. shape is that of the forward.
@@ -46,7 +47,13 @@ struct Conv3dGradWeight {
   const Frame<const T>* grad;  // (clips, frames), of the result
   T* grad_weight;              // (outputs, channels, 3, 3, 3)
   T* grad_bias;                // (outputs,)
+  T* energies;                 // of what is read, as in Conv3d
+  T* grad_energies;            // of the gradients, (clips, frames, vectors, tiles), without their patches' borders
 };
+
+// Winograd's sums round relative to the largest value of a patch of 6x6 pixels. Where that is larger by this than all
+// values that some result sees, a plain convolution would be more exact by about a thousandth of the result.
+constexpr float kConv3dRange = 4096;
 
 // What is computed at once: some tiles of some frames of one clip.
 struct Conv3dBlock {

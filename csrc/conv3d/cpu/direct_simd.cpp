@@ -39,7 +39,7 @@ void direct_tile(const Conv3d<T>& call, const Place& place, T* patches) {
     if (in[d / s.channels].data) gather_patch(in[d / s.channels], d % s.channels, s, place, patches + d * kPatchPixels);
   for (int64_t v = 0; v < total; ++v) {
     const int64_t first = panel_of(v, total), width = panel_vectors(first, total) * kLanes<T>;
-    const T* weight = call.weight + first * kLanes<T> * 9 * depth + (v - first) * kLanes<T>;
+    const T* weight = call.packed + first * kLanes<T> * 9 * depth + (v - first) * kLanes<T>;
     const Vec<T> bias = call.bias ? load_part(call.bias + v * kLanes<T>, lanes_of<T>(v, s.outputs)) : Vec<T>{};
     Vec<T> sums[16] = {};
     for (int64_t d = 0; d < depth; ++d) {
@@ -116,7 +116,33 @@ void weight_channels(const Conv3dGradWeight<T>& call, int64_t begin, int64_t end
   std::memcpy(call.grad_bias, sums, s.outputs * sizeof(T));
 }
 
+// Values that large overflow in Winograd's transform.
+constexpr float kLargest = 1e30f;
+
 }  // namespace
+
+bool conv3d_is_unsafe(const Frame<const float>& frame, const Conv3dShape& s, int64_t tile) {
+  const Place place = place_of(s, tile);
+  float largest[kPatchPixels] = {}, patch[kPatchPixels], overall = 0;
+  for (int64_t c = 0; c < s.channels; ++c) {
+    gather_patch(frame, c, s, place, patch);
+    for (int64_t p = 0; p < kPatchPixels; ++p) {
+      const float size = patch[p] < 0 ? -patch[p] : patch[p];
+      if (!(size <= kLargest)) return true;
+      if (size > largest[p]) largest[p] = size;
+    }
+  }
+  for (int64_t p = 0; p < kPatchPixels; ++p) overall = largest[p] > overall ? largest[p] : overall;
+  for (int64_t p = 0; p < 16; ++p) {
+    float near = 0;
+    for (int64_t tap = 0; tap < 9; ++tap) {
+      const float size = largest[(p / 4 + tap / 3) * kPatchSide + p % 4 + tap % 3];
+      near = size > near ? size : near;
+    }
+    if (near > 0 && overall > kConv3dRange * near) return true;
+  }
+  return false;
+}
 
 #define RLV2V_DEFINE(T)                                                                                        \
   int64_t conv3d_direct_scratch_size(const Conv3d<T>& call) { return 3 * call.shape.channels * kPatchPixels; } \

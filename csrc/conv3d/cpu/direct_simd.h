@@ -12,6 +12,10 @@
   RLV2V_DECLARE_SIMD(int64_t conv3d_direct_weight_scratch_size(const Conv3dGradWeight<T>&))                 \
   RLV2V_DECLARE_SIMD(void conv3d_direct_weight(const Conv3dGradWeight<T>&, int64_t begin, int64_t end, T* scratch))
 
+// Whether Winograd's rounding would show in a tile of some result that sees this frame: around it a value is not
+// finite, or so large that beside it the values of some neighbouring 3x3 pixels vanish.
+RLV2V_DECLARE_SIMD(bool conv3d_is_unsafe(const Frame<const float>&, const Conv3dShape&, int64_t tile))
+
 RLV2V_CONV3D_DIRECT(float)
 RLV2V_CONV3D_DIRECT(double)
 #undef RLV2V_CONV3D_DIRECT

@@ -28,11 +28,12 @@ const Frame<const float>* frames_of(const Frame<const float>* in, const Conv3dSh
 }
 
 // Transforms one vector of channels of a block's tiles in one frame, kSize x kSize pixels from each tile's corner less
-// `border` on. Tile i goes to place(i); `sums`, where given, gets the plain sums of its pixels, `plane` behind the
-// positions.
+// its border on. Tile i goes to place(i), and the plain sums of its pixels, where kSums, `plane` behind the positions.
+// `energies`, which is nullable, gets the sum of the squares of each tile's pixels.
 template <int kSize, bool kSums, auto kTransform, class Place>
 RLV2V_INLINE void transform_tiles(const Frame<const float>& frame, int64_t channels, const Conv3dShape& s, bool half,
-                                  const Conv3dBlock& block, int64_t vector, int64_t plane, const Place& place) {
+                                  const Conv3dBlock& block, int64_t vector, int64_t plane, float* energies,
+                                  const Place& place) {
   constexpr int kBorder = (kSize - 4) / 2;
   for_pieces(s, block.tile, block.tiles, [&](int64_t tile, int64_t row, int64_t column, int64_t count) {
     alignas(64) float pixels[kSize * kPieceColumns * kWidth];
@@ -40,7 +41,13 @@ RLV2V_INLINE void transform_tiles(const Frame<const float>& frame, int64_t chann
     load_piece(frame, channels, s, half, vector, 4 * row - kBorder, 4 * column - kBorder, kSize, columns, pixels);
     for (int64_t i = 0; i < count; ++i) {
       const float* corner = pixels + 4 * i * kWidth;
-      pixels_to_positions<kSize, kTransform>(corner, columns * kWidth, kWidth, place(tile + i), plane);
+      const V squares =
+          pixels_to_positions<kSize, kTransform, true>(corner, columns * kWidth, kWidth, place(tile + i), plane);
+      if (energies) {
+        float energy = 0;
+        for (int l = 0; l < kWidth; ++l) energy += squares[l];
+        energies[tile + i] = energy;
+      }
       if constexpr (kSums) {
         V sum{};
         for (int y = 0; y < kSize; ++y)
@@ -52,15 +59,19 @@ RLV2V_INLINE void transform_tiles(const Frame<const float>& frame, int64_t chann
 }
 
 // Unit of a transform: one vector of channels of one frame.
-void transform_input(const Frame<const float>* in, const Conv3dShape& s, const Conv3dBlock& block, int64_t unit,
-                     float* inputs) {
+void transform_input(const Frame<const float>* frames, const Conv3dShape& s, const Conv3dBlock& block, int64_t unit,
+                     float* inputs, float* energies) {
   const int64_t vectors = vectors_for<float>(s.channels), frame = unit / vectors, vector = unit % vectors;
-  if (!in[frame].data) return;
-  const int64_t row = padded(s.channels);
+  const Frame<const float>& in = frames_of(frames, s, block)[frame];
+  if (!in.data) return;
+  const int64_t row = padded(s.channels), index = block.clip * (s.frames + 2) + block.frame + frame;
   float* to = inputs + frame * block.tiles * row + vector * kWidth;
-  transform_tiles<kPatch, false, input_transform<V>>(in[frame], s.channels, s, s.half_in, block, vector,
-                                                     inputs_plane(s, block),
-                                                     [to, row](int64_t tile) { return to + tile * row; });
+  // The two frames before a block's own are measured by the block before.
+  const bool measured = frame < 2 && block.frame > 0;
+  transform_tiles<kPatch, false, input_transform<V>>(
+      in, s.channels, s, s.half_in, block, vector, inputs_plane(s, block),
+      measured ? nullptr : energies + (index * vectors + vector) * s.tiles() + block.tile,
+      [to, row](int64_t tile) { return to + tile * row; });
 }
 
 // The taps [first, last) of a result are those whose frames are not zeros.
@@ -155,9 +166,11 @@ void transform_grad(const Conv3dGradWeight<float>& call, const Conv3dBlock& bloc
   const int64_t total = vectors_for<float>(s.outputs), frame = unit / total, vector = unit % total;
   const int64_t first = panel_of(vector, total), width = panel_vectors(first, total) * kWidth;
   float* to = grads + first * kWidth * block.rows() + frame * block.tiles * width + (vector - first) * kWidth;
-  transform_tiles<4, true, output_transform_transposed<3, V>>(call.grad[block.clip * s.frames + block.frame + frame],
-                                                              s.outputs, s, false, block, vector, grads_plane(s, block),
-                                                              [to, width](int64_t tile) { return to + tile * width; });
+  const int64_t index = block.clip * s.frames + block.frame + frame;
+  transform_tiles<4, true, output_transform_transposed<3, V>>(
+      call.grad[index], s.outputs, s, false, block, vector, grads_plane(s, block),
+      call.grad_energies + (index * total + vector) * s.tiles() + block.tile,
+      [to, width](int64_t tile) { return to + tile * width; });
 }
 
 void sum_bias(const float* grads, int64_t rows, int64_t vectors, float* sums) {
@@ -220,6 +233,8 @@ void finish_vector(const Conv3dGradWeight<float>& call, int64_t channel, int64_t
 
 }  // namespace
 
+int64_t conv3d_vectors(int64_t channels) { return vectors_for<float>(channels); }
+
 int64_t conv3d_inputs_size(const Conv3dBlocks& blocks) {
   return kPositions * inputs_plane(blocks.shape, largest(blocks));
 }
@@ -236,7 +251,7 @@ int64_t conv3d_multiply_units(const Conv3dShape& s) { return panel_count(vectors
 
 void conv3d_transform(const Conv3d<float>& call, const Conv3dBlock& block, int64_t begin, int64_t end, float* inputs) {
   for (int64_t unit = begin; unit < end; ++unit)
-    transform_input(frames_of(call.in, call.shape, block), call.shape, block, unit, inputs);
+    transform_input(call.in, call.shape, block, unit, inputs, call.energies);
 }
 
 void conv3d_multiply(const Conv3d<float>& call, const Conv3dBlock& block, int64_t begin, int64_t end,
@@ -246,7 +261,7 @@ void conv3d_multiply(const Conv3d<float>& call, const Conv3dBlock& block, int64_
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t first = panel_first(unit, total);
     const int vectors = panel_vectors(first, total);
-    const float* weight = call.weight + first * kWidth * kPositions * 3 * s.channels;
+    const float* weight = call.packed + first * kWidth * kPositions * 3 * s.channels;
     multiply_block(frames_of(call.in, s, block), s, block, weight, vectors, inputs, products);
     for (int v = 0; v < vectors; ++v)
       put_vector(call, block, first + v, products + v * kWidth, vectors * kWidth, products_plane(block, vectors));
@@ -274,7 +289,7 @@ void conv3d_weight_transform(const Conv3dGradWeight<float>& call, const Conv3dBl
   const int64_t inputs = conv3d_transform_units(s, block);
   for (int64_t unit = begin; unit < end; ++unit)
     if (unit < inputs)
-      transform_input(frames_of(call.in, s, block), s, block, unit, scratch);
+      transform_input(call.in, s, block, unit, scratch, call.energies);
     else
       transform_grad(call, block, unit - inputs, scratch + kPositions * inputs_plane(s, block));
 }

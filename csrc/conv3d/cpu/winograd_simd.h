@@ -7,6 +7,8 @@
 
 // Forward, and the gradient of what is read. transform: its units are the vectors of channels of each frame that is
 // read. multiply: its units are panels of the results, and every caller brings products of its own.
+// Vectors that hold so many channels.
+RLV2V_DECLARE_SIMD(int64_t conv3d_vectors(int64_t channels))
 RLV2V_DECLARE_SIMD(int64_t conv3d_inputs_size(const Conv3dBlocks&))
 RLV2V_DECLARE_SIMD(int64_t conv3d_products_size(const Conv3dBlocks&))
 RLV2V_DECLARE_SIMD(int64_t conv3d_transform_units(const Conv3dShape&, const Conv3dBlock&))
