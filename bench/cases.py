@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # Not a competitor but a bound: only the convolutions, which an operation cannot do without.
 FLOOR = "conv"
 PHASES = ("fwd", "fwd_bwd")
+# One gradient alone, of a convolution's input or of its weight, after a forward that is not timed.
+GRADIENT_PHASES = ("grad_x", "grad_weight")
 
 
 class UnavailableError(Exception):
@@ -115,6 +117,13 @@ def block_case(name: str, sizes: tuple[int, int, int, int], **options: object) -
     return Case(name, shape, **options)  # type: ignore[arg-type]
 
 
+def conv3d_case(name: str, sizes: tuple[int, int, int, int, int], **options: object) -> Case:
+    """A case of the causal convolution; sizes: (B, T, C, O, H = W)."""
+    batch, steps, channels, outputs, side = sizes
+    shape = {"B": batch, "T": steps, "C": channels, "O": outputs, "H": side, "W": side}
+    return Case(name, shape, **options)  # type: ignore[arg-type]
+
+
 CONVLSTM = (
     convlstm_case("A", (2, 10, 16, 64, 64, 3)),
     convlstm_case("B", (4, 16, 3, 64, 32, 3)),
@@ -133,8 +142,22 @@ BLOCKS = (
     block_case("tiny", (1, 2, 4, 8), default=False),
 )
 
+CONV3D = tuple(
+    conv3d_case(name, sizes, devices=("cpu",), default=name != "tiny")
+    for name, sizes in {
+        "A": (2, 8, 64, 64, 64),
+        "B": (4, 16, 32, 32, 32),
+        "narrow": (2, 8, 16, 16, 64),
+        "stem": (2, 8, 3, 16, 64),
+        "low": (2, 8, 128, 128, 8),
+        "streaming": (1, 1, 16, 16, 64),
+        "tiny": (1, 2, 4, 4, 8),
+    }.items()
+)
+
 SYSTEM_TRAIN = (
     Case("train-32", {"H": 32, "W": 32, "T": 8}),
+    Case("train-64x8", {"H": 64, "W": 64, "T": 8}, devices=("cpu",)),
     Case("train-64", {"H": 64, "W": 64, "T": 16}, devices=("cuda",)),
     Case("train-tiny", {"H": 16, "W": 16, "T": 4}, default=False),
 )

@@ -14,9 +14,10 @@ from typing import TextIO
 import torch
 
 from bench import memory, regression, report
-from bench.cases import Case, Operation, Setting, operations, sweep_cases
+from bench.cases import GRADIENT_PHASES, PHASES, Case, Operation, Setting, operations, sweep_cases
 from bench.harness import RESULTS, Plan, Row, commit, measure, results_folder
 
+ALL_PHASES = (*PHASES, *GRADIENT_PHASES)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
@@ -140,7 +141,7 @@ def measuring_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--op", nargs="+", help="operations (all)")
     parser.add_argument("--case", nargs="+", help="cases by name (all that are meant for the device)")
     parser.add_argument("--backend", nargs="+", help="backends (all)")
-    parser.add_argument("--phase", nargs="+", choices=["fwd", "fwd_bwd"], default=["fwd", "fwd_bwd"])
+    parser.add_argument("--phase", nargs="+", choices=ALL_PHASES, default=ALL_PHASES)
     parser.add_argument("--dtype", nargs="+", choices=list(DTYPES), help="float32, and bfloat16 on a GPU")
     parser.add_argument("--layout", nargs="+", choices=["contiguous", "channels_last"], default=["contiguous"])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -256,6 +256,19 @@ def test_peak_memory_on_a_cpu_holds_at_least_what_is_saved():
         assert found[name] > 0.9 * memory.saved_bytes(call) / memory.MIB
 
 
+@pytest.mark.parametrize("backend", ["naive-other", "reference", "cpp"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_backends_of_the_convolution_compute_what_naive_computes(backend, layout):
+    if backend == "cpp" and extension.why_not_cpu() is not None:
+        pytest.skip("the C++ operators are not built")
+    operation, setting = operations()["conv3d"], Setting(CPU.device, layout=layout)
+    case = next(case for case in operation.cases if case.name == "tiny")
+    naive, ours = (operation.prepare(case, name, setting) for name in ("naive", backend))
+    for phase in operation.phases:
+        for want, got in zip(naive[phase](), ours[phase](), strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("op", ["rpb", "urb", "rpb-between", "urb-between"])
 @pytest.mark.parametrize("backend", ["reference", "cpp"])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
