@@ -19,7 +19,7 @@ namespace {
 // Frames of a block: the two before it are transformed again, so there must be many.
 constexpr int64_t kBlockFrames = 16;
 // Rows of the matrices of a block. They stream the weights, so there must be many, and the block must stay near L2.
-constexpr int64_t kBlockRows = 128, kLeastRows = 48;
+constexpr int64_t kBlockRows = 256, kLeastRows = 48;
 // A block of the weight gradient reads and writes all sums, so it is larger; all threads work on it.
 constexpr int64_t kWeightRows = 512, kWeightBytes = 8 << 20;
 // Blocks for each thread, so that the threads end at about the same time.
