@@ -200,7 +200,7 @@ def test_an_empty_batch_gives_empty_results_and_zeros(backend):
 @pytest.mark.parametrize("upsample", [False, True])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("place", [(0, 0), (3, 4), (7, 7)])
-def test_what_is_not_finite_reaches_what_it_does_in_a_plain_sum(place, value, upsample):
+def test_what_is_not_finite_spreads_as_in_a_plain_sum(place, value, upsample):
     x, weight, bias, _ = draw((1, 4, 9, 5, 16, 16), upsample=upsample)
     x[0, 1, 1, place[0], place[1]] = value
     given = [t.requires_grad_() for t in (x, weight, bias)]
