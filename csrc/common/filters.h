@@ -25,6 +25,20 @@ Vec<T> gather_tap(const LaneFilters<T>& filters, int64_t tap) {
   return v;
 }
 
+// All kCount taps of a filter, in squares that are transposed in registers.
+template <class T, int kCount>
+void gather_taps(const LaneFilters<T>& filters, Vec<T>* taps) {
+#pragma GCC unroll 8
+  for (int first = 0; first < kCount; first += kLanes<T>) {
+    const int count = kCount - first < kLanes<T> ? kCount - first : kLanes<T>;
+    Vec<T> rows[kLanes<T>];
+    for (int l = 0; l < kLanes<T>; ++l)
+      rows[l] = l < filters.lanes ? load_part(filters.first + l * filters.stride + first, count) : Vec<T>{};
+    transpose<T>(rows);
+    for (int t = 0; t < count; ++t) taps[first + t] = rows[t];
+  }
+}
+
 // (panel, tap, depth, lanes of the panel)
 template <class T, class Lanes>
 void pack_taps(const Lanes& lanes, int64_t begin, int64_t end, T* to) {
@@ -48,14 +62,19 @@ void pack_positions(const Lanes& lanes, int64_t begin, int64_t end, float* to) {
   for (int64_t first = 0; first < total; first += panel_vectors(first, total)) {
     const int64_t vectors = panel_vectors(first, total), width = vectors * kLanes<float>;
     float* panel = to + first * kLanes<float> * kPositions * depth;
-    for (int64_t d = begin; d < end; ++d)
+    for (int64_t d = begin; d < end; ++d) {
+      Vec<float> positions[kTileVectors][kPositions];
       for (int64_t v = 0; v < vectors; ++v) {
-        const LaneFilters<float> filters = lanes.at(first + v, d);
-        Vec<float> taps[kTaps * kTaps], positions[kPositions];
-        for (int t = 0; t < kTaps * kTaps; ++t) taps[t] = gather_tap(filters, lanes.tap(t));
-        transform_both<kTaps, kPatch>(taps, positions, filter_transform<kTaps, Vec<float>>);
-        for (int k = 0; k < kPositions; ++k) store(panel + (k * depth + d) * width + v * kLanes<float>, positions[k]);
+        Vec<float> found[kTaps * kTaps], taps[kTaps * kTaps];
+        gather_taps<float, kTaps * kTaps>(lanes.at(first + v, d), found);
+        for (int t = 0; t < kTaps * kTaps; ++t) taps[t] = found[lanes.tap(t)];
+        transform_both<kTaps, kPatch>(taps, positions[v], filter_transform<kTaps, Vec<float>>);
       }
+      // All vectors of a position together: the positions are far apart, and may meet in one set of the cache.
+      for (int k = 0; k < kPositions; ++k)
+        for (int64_t v = 0; v < vectors; ++v)
+          store(panel + (k * depth + d) * width + v * kLanes<float>, positions[v][k]);
+    }
   }
 }
 
