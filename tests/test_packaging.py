@@ -23,6 +23,7 @@ FAST_TESTS = [
     "tests/csrc/test_bn_cuda.py::test_zero_batch",
     "tests/data/test_synthetic.py::test_the_domains_are_unpaired",
     "tests/kernels/test_convlstm_sequence.py::test_refusals",
+    "tests/looks/test_cube.py::test_red_varies_fastest",
     "tests/losses/test_recurrent.py::test_l1_is_the_default",
     "tests/metrics/test_frame.py::test_psnr_follows_its_definition",
     "tests/models/test_q_network.py::test_the_head_is_linear",
