@@ -138,7 +138,7 @@ def _train(config: TrainConfig, source: Path, target: Path, run: Path, *, resume
         print(f"rlv2v: {why}", file=sys.stderr)
     if alone:
         if talks:
-            print(f"nothing to train; rlv2v translate --model {run} INPUT OUTPUT")
+            print(f"nothing to train (--look never trains all the same); rlv2v translate --model {run} INPUT OUTPUT")
         return
     trainer = fit(config, domains, resume=resume)
     if talks:
