@@ -23,8 +23,8 @@ from torch import Tensor
 from bench.quality.grades import Grade, grades
 from bench.quality.shots import Shot, read_shots
 from rlv2v_fast.data.video import to_uint8
-from rlv2v_fast.looks.closed_form import fit
-from rlv2v_fast.looks.look import NEIGHBOURHOOD, PLACE, Look
+from rlv2v_fast.looks.closed_form import ClosedForms, fit, pixels
+from rlv2v_fast.looks.look import Look
 from rlv2v_fast.looks.network import LookNetwork
 from rlv2v_fast.looks.pairs import fit_pairs
 from rlv2v_fast.looks.prior import estimate, load
@@ -108,8 +108,7 @@ def methods(networks: Sequence[LookNetwork]) -> dict[str, Method]:
 
     def closed(index: int) -> Method:
         def translate(case: Case) -> Tensor:
-            table = fit(_pixels(case.source), _pixels(case.target)).tables()[index]
-            return Look(table, torch.zeros(PLACE), torch.zeros(NEIGHBOURHOOD)).apply(case.query)
+            return Look.of_table(_closed_forms(case).tables()[index]).apply(case.query)
 
         return translate
 
@@ -121,7 +120,7 @@ def methods(networks: Sequence[LookNetwork]) -> dict[str, Method]:
         "mean-std": closed(0),
         "Monge-Kantorovich": closed(1),
         "histogram": closed(2),
-        "C": lambda case: fit(_pixels(case.source), _pixels(case.target)).mixture().apply(case.query),
+        "C": lambda case: _closed_forms(case).mixture().apply(case.query),
         "prior": lambda case: estimated(case).apply(case.query),
         "prior, one clip graded by hand": lambda case: fit_pairs(estimated(case), *case.pair).apply(case.query),
         "affine, fitted on true pairs": lambda case: _fitted(case.query, case.truth, 1),
@@ -129,8 +128,8 @@ def methods(networks: Sequence[LookNetwork]) -> dict[str, Method]:
     }
 
 
-def _pixels(clips: Tensor) -> Tensor:
-    return frames_of(clips)[..., ::2, ::2].permute(0, 1, 3, 4, 2).reshape(-1, 3)
+def _closed_forms(case: Case) -> ClosedForms:
+    return fit(*(pixels(frames_of(clips), every=2) for clips in (case.source, case.target)))
 
 
 def _fitted(query: Tensor, truth: Tensor, degree: int) -> Tensor:

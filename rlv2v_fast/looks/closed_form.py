@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlv2v_fast.looks.look import LEVELS, NEIGHBOURHOOD, PLACE, Look, identity_table
+from rlv2v_fast.looks.look import LEVELS, Look, identity_table
 
 # Ranks of the quantiles that describe a distribution.
 RANKS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.995)
@@ -43,7 +43,12 @@ class ClosedForms:
         own, (mean_std, monge_kantorovich, _) = identity_table(), self.tables()
         shares = zip(MIXTURE, (own, mean_std, monge_kantorovich), strict=True)
         table = torch.stack([share * table for share, table in shares]).sum(0)
-        return Look(table, torch.zeros(PLACE), torch.zeros(NEIGHBOURHOOD))
+        return Look.of_table(table)
+
+
+def pixels(frames: Tensor, every: int = 4) -> Tensor:
+    """Every so many pixels of frames (..., 3, H, W) in both directions, (P, 3): enough for fit."""
+    return frames[..., ::every, ::every].movedim(-3, -1).reshape(-1, 3)
 
 
 def fit(source: Tensor, target: Tensor) -> ClosedForms:

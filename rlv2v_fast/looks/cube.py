@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rlv2v_fast.errors import InputError
-from rlv2v_fast.looks.look import NEIGHBOURHOOD, PLACE, Look, identity_table, looked_up
+from rlv2v_fast.looks.look import Look, identity_table, looked_up
 
 # Colours along each axis of a written table: enough for programs that interpolate in other ways.
 _WRITTEN = 33
@@ -78,7 +78,7 @@ def read_cube(path: Path) -> Look:
     if any(a >= b for a, b in zip(low, high, strict=True)):
         raise InputError(f"model {str(path)!r} must have DOMAIN_MIN below DOMAIN_MAX; got {low} and {high}")
     table = torch.tensor(colours).T.reshape(3, size, size, size)
-    return Look(_within(table, low, high), torch.zeros(PLACE), torch.zeros(NEIGHBOURHOOD))
+    return Look.of_table(_within(table, low, high))
 
 
 def _within(table: Tensor, low: list[float], high: list[float]) -> Tensor:

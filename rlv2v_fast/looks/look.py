@@ -55,7 +55,12 @@ class Look:
     @classmethod
     def identity(cls, levels: int = LEVELS) -> Look:
         """The look that changes nothing."""
-        return cls(identity_table(levels), torch.zeros(PLACE), torch.zeros(NEIGHBOURHOOD))
+        return cls.of_table(identity_table(levels))
+
+    @classmethod
+    def of_table(cls, table: Tensor) -> Look:
+        """The look that is this colour table alone."""
+        return cls(table, torch.zeros(PLACE), torch.zeros(NEIGHBOURHOOD))
 
     @property
     def is_colour_only(self) -> bool:

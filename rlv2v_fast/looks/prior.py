@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rlv2v_fast.looks.closed_form import ClosedForms, fit
+from rlv2v_fast.looks.closed_form import ClosedForms, fit, pixels
 from rlv2v_fast.looks.look import Look
 from rlv2v_fast.looks.network import LookNetwork, NetworkConfig
 from rlv2v_fast.looks.statistics import clip_statistics, frames_of
@@ -63,7 +63,7 @@ def estimate(source: Tensor, target: Tensor, networks: Sequence[LookNetwork] | N
             )
     networks = load() if networks is None else networks
     frames = [frames_of(clips) for clips in (source, target)]
-    closed = fit(*(_pixels(each) for each in frames))
+    closed = fit(*(pixels(each) for each in frames))
     coefficients = torch.cat([closed.mean_std, closed.monge_kantorovich, closed.quantiles])
     rows = [clip_statistics(each) for each in frames]
     looks = []
@@ -82,11 +82,6 @@ def _chosen(count: int, draw: int) -> Tensor:
     if count <= CLIPS:
         return torch.arange(count)
     return torch.randperm(count, generator=torch.Generator().manual_seed(draw))[:CLIPS]
-
-
-def _pixels(frames: Tensor) -> Tensor:
-    """Every fourth pixel in both directions of frames (N, t, 3, H, W), (P, 3)."""
-    return frames[..., ::4, ::4].permute(0, 1, 3, 4, 2).reshape(-1, 3)
 
 
 def save(networks: Sequence[LookNetwork], path: Path) -> str:

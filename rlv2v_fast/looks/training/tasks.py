@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from rlv2v_fast.looks.closed_form import fit
+from rlv2v_fast.looks.closed_form import fit, pixels
 from rlv2v_fast.looks.look import SIDE, luma, pixel_features
 from rlv2v_fast.looks.statistics import clip_statistics
 from rlv2v_fast.looks.training.random_looks import draw
@@ -97,12 +97,12 @@ class Tasks:
         if rng.random() < _SAME:
             target = _same_frames(groups[0], source, groups[2], target)
         known = clip_statistics(source[:, None])
-        pixels_s = _pixels(source)
+        pixels_s = pixels(source)
         features = pixel_features(scoring)
         for _ in range(_LOOKS):
             look = draw(self.generator)
             shown, truth = look(target, self.generator), look(scoring)
-            closed = fit(pixels_s, _pixels(shown))
+            closed = fit(pixels_s, pixels(shown))
             both = torch.cat([features, truth], 1).flatten(2).transpose(1, 2).flatten(0, 1)
             both = both[torch.randint(len(both), (PIXELS,), generator=self.generator)]
             yield {
@@ -161,11 +161,6 @@ def _same_frames(of_source: np.ndarray, source: Tensor, of_target: np.ndarray, t
         there, here = (np.flatnonzero(each == picture) for each in (of_source, of_target))
         target[here] = source[np.resize(there, len(here))]
     return target
-
-
-def _pixels(frames: Tensor) -> Tensor:
-    """Every fourth pixel of each frame in both directions, (P, 3)."""
-    return frames[:, :, ::4, ::4].permute(0, 2, 3, 1).reshape(-1, 3)
 
 
 def _padded(rows: Tensor) -> Tensor:
