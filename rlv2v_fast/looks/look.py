@@ -106,6 +106,13 @@ class Look:
             pixels = render(self.table[None], self.place[None], self.neighbourhood[None], features)
         return pixels.transpose(1, 2).reshape(frames.shape).clamp(0, 1) * 2 - 1
 
+    def towards_identity(self, share: float) -> Look:
+        """This look with a share in [0, 1] of the identity: its table, place and neighbourhood are mixed."""
+        own = Look.identity(self.table.shape[-1]).to(self.device)
+        return Look(
+            torch.lerp(self.table, own.table, share), self.place * (1 - share), self.neighbourhood * (1 - share)
+        )
+
     def to(self, device: torch.device | str) -> Look:
         """This look with its tensors on a device."""
         return Look(self.table.to(device), self.place.to(device), self.neighbourhood.to(device))

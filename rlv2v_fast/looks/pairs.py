@@ -41,7 +41,19 @@ def fit_pairs(look: Look, source: Sequence[Tensor] | Tensor, target: Sequence[Te
     shapes = [[tuple(frame.shape) for frame in frames] for frames in (source, target)]
     if not shapes[0] or shapes[0] != shapes[1]:
         raise ValueError(f"source and target must hold frames of the same shapes, at least one; got {shapes}")
-    features, truth = _sampled(source, target)
+    return fit_pixels(look, *_sampled(source, target))
+
+
+def fit_pixels(look: Look, features: Tensor, truth: Tensor) -> Look:
+    """The look that gives pixels their true colours, starting from another look, as fit_pairs.
+
+    Args:
+        look: what holds where the pixels say nothing.
+        features: (P, FEATURES) of pixel_features. truth: (P, 3) in [0, 1]. Of many, some are chosen at random.
+    """
+    if len(truth) > _PIXELS:
+        chosen = torch.randperm(len(truth), generator=torch.Generator().manual_seed(0))[:_PIXELS]
+        features, truth = features[chosen], truth[chosen]
     place, neighbourhood = _refined(look, features[::_EVERY], truth[::_EVERY])
     return Look(_fit_table(look.table, place, neighbourhood, features, truth), place, neighbourhood)
 

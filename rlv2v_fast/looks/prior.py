@@ -14,9 +14,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rlv2v_fast.looks import matches
 from rlv2v_fast.looks.closed_form import ClosedForms, fit, pixels
 from rlv2v_fast.looks.look import Look
 from rlv2v_fast.looks.network import LookNetwork, NetworkConfig
+from rlv2v_fast.looks.pairs import fit_pixels
 from rlv2v_fast.looks.statistics import clip_statistics, frames_of
 
 WEIGHTS = Path(__file__).parent / "prior.safetensors"
@@ -24,6 +26,9 @@ WEIGHTS = Path(__file__).parent / "prior.safetensors"
 SHA256 = "bade4b8b851913fa9dbb2613c8d9ab1361d9e71346281fa61fc4f76ad70194a5"
 # Clips a side that the networks see at once, as in their training, and draws from more clips that are averaged.
 CLIPS, _DRAWS = 10, 4
+# Share of the identity in an estimate, and what one clip of the target adds to it, over their number: a clip that
+# misleads does less harm.
+_DOUBT, _DOUBT_OF_ONE = 0.1, 0.1
 
 
 @dataclass(frozen=True)
@@ -35,21 +40,28 @@ class Estimate:
         closed: the closed forms between the same clips.
         spread: how far the networks disagree on the table, root mean square in [0, 1]. Looks on which they disagree
             more are farther from the truth (docs/notebook/looks.md).
+        matched: frames of the target that show what a frame of the source shows. The look is fitted to them.
     """
 
     look: Look
     closed: ClosedForms
     spread: float
+    matched: int = 0
 
 
 @torch.no_grad()
-def estimate(source: Tensor, target: Tensor, networks: Sequence[LookNetwork] | None = None) -> Estimate:
+def estimate(
+    source: Tensor, target: Tensor, networks: Sequence[LookNetwork] | None = None, *, match: bool = True
+) -> Estimate:
     """The look of target clips.
+
+    The networks estimate it. Where both sides turn out to show the same, it is fitted to what they show.
 
     Args:
         source: (N, T, 3, H, W) floating point in [-1, 1], N and T at least 1.
         target: (M, T', 3, H', W') of the same kind.
         networks: those whose looks are averaged; the shipped ones by default.
+        match: whether to look for frames that show the same.
 
     Raises:
         ValueError: source or target is not such a tensor.
@@ -74,7 +86,14 @@ def estimate(source: Tensor, target: Tensor, networks: Sequence[LookNetwork] | N
             looks.append(network(seen[0][None], seen[1][None], clips, coefficients[None], closed.histogram[None]))
     tables, places, neighbourhoods = (torch.cat(each) for each in zip(*looks, strict=True))
     look = Look(tables.mean(0), places.mean(0), neighbourhoods.mean(0))
-    return Estimate(look, closed, (tables - look.table).square().mean().sqrt().item())
+    spread = (tables - look.table).square().mean().sqrt().item()
+    look = look.towards_identity(_DOUBT + _DOUBT_OF_ONE / len(target))
+    # The two frames of a clip that has one are the same.
+    shown = [each[:, : clips.shape[1]].flatten(0, 1) for each, clips in zip(frames, (source, target), strict=True)]
+    found = matches.find(*shown) if match else None
+    if found is None:
+        return Estimate(look, closed, spread)
+    return Estimate(fit_pixels(look, found.features, found.colours), closed, spread, found.frames)
 
 
 def _chosen(count: int, draw: int) -> Tensor:
