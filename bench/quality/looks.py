@@ -8,6 +8,7 @@ A third of the grades, on half of the shots, is for choosing; the others were op
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import math
@@ -20,6 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from bench.quality.flow import Motion, load_motion
 from bench.quality.grades import Grade, grades
 from bench.quality.shots import Shot, read_shots
 from rlv2v_fast.data.video import to_uint8
@@ -29,7 +31,7 @@ from rlv2v_fast.looks.network import LookNetwork
 from rlv2v_fast.looks.pairs import fit_pairs
 from rlv2v_fast.looks.prior import estimate, load
 from rlv2v_fast.looks.statistics import frames_of
-from rlv2v_fast.metrics import psnr, ssim
+from rlv2v_fast.metrics import psnr, ssim, warping_error
 
 # Shots of the source and of the target, for each split; each shot has several clips.
 SPLITS = ((1, 1), (1, 3), (2, 2), (3, 1), (3, 3), (5, 5))
@@ -71,6 +73,8 @@ def cases(shots: Sequence[Shot], part: str, clips: int, *, matched: bool = False
     order = np.random.default_rng(0).permutation(len(shots))
     own = order[0::2] if part == "choosing" else order[1::2]
     count, first = _GRADES[part]
+    # Shared by the grades, so that their optical flow is computed once.
+    queries: dict[int, Tensor] = {}
     for grade in grades(count, first):
         for split, (of_source, of_target) in enumerate(SPLITS):
             rng = np.random.default_rng([split, part == "end"])
@@ -88,7 +92,7 @@ def cases(shots: Sequence[Shot], part: str, clips: int, *, matched: bool = False
                 split,
                 _tensor(np.concatenate([shot.clips for shot in source])),
                 _graded(np.stack(shown), grade, grain=True),
-                _tensor(query),
+                queries.setdefault(split, _tensor(query)),
                 _graded(query, grade),
                 (_tensor(by_hand.clips[:1])[0], _graded(by_hand.clips[:1], grade, grain=True)[0]),
             )
@@ -126,6 +130,7 @@ def methods(networks: Sequence[LookNetwork]) -> dict[str, Method]:
         ),
         "prior": lambda case: estimated(case).apply(case.query),
         "prior, one clip graded by hand": lambda case: fit_pairs(estimated(case), *case.pair).apply(case.query),
+        "truth": lambda case: case.truth,
         "affine, fitted on true pairs": lambda case: _fitted(case.query, case.truth, 1),
         "cubic, fitted on true pairs": lambda case: _fitted(case.query, case.truth, 3),
     }
@@ -146,13 +151,34 @@ def _fitted(query: Tensor, truth: Tensor, degree: int) -> Tensor:
     return found.reshape(query.movedim(2, -1).shape).movedim(-1, 2).clamp(-1, 1).float()
 
 
-def scores(method: Method, case: Case) -> dict[str, float]:
+def scores(method: Method, case: Case, motion: Motion | None = None) -> dict[str, float]:
+    """PSNR and SSIM; with the optical flow of the query also the warping error, as a multiple of the query's own."""
     found = (method(case) * 127.5).round() / 127.5
     both = list(zip(found, case.truth, strict=True))
-    return {
+    values = {
         "psnr": float(np.mean([psnr(*each).mean().item() for each in both])),
         "ssim": float(np.mean([ssim(*each).mean().item() for each in both])),
     }
+    if motion is not None:
+        flow, visible = motion(case.query)
+        own, after = (
+            sum(warping_error(*each).item() for each in zip(clips, flow, visible, strict=True))
+            for clips in (case.query, found)
+        )
+        values["warping"] = after / own
+    return values
+
+
+def _of_clips(motion: Motion | None) -> Motion | None:
+    """Optical flow and visibility of (N, T, 3, H, W), a row a clip, kept for as long as the tensor is."""
+
+    @functools.cache
+    def flows(clips: Tensor) -> tuple[Tensor, Tensor]:
+        assert motion is not None
+        flow, visible = zip(*(motion(clip) for clip in clips), strict=True)
+        return torch.stack(flow), torch.stack(visible)
+
+    return flows if motion else None
 
 
 def table(rows: Sequence[dict]) -> str:
@@ -179,10 +205,12 @@ def table(rows: Sequence[dict]) -> str:
                 f"{np.mean([row['psnr'] for key, row in found.items() if key[0] == family]):.2f}"
                 for family in sorted({key[0] for key in found})
             )
+            warped = [row["warping"] for row in found.values() if "warping" in row]
+            warping = f"  warping error over the source's {np.mean(warped):.2f}" if warped else ""
             lines.append(
                 f"  {name:30s} {values[:, 0].mean():6.2f} / {values[:, 1].mean():.3f}  "
                 f"against the better of identity and C: worst look {worst:+.2f}, case {lost.min():+.2f}  "
-                f"families {families}"
+                f"families {families}{warping}"
             )
     return "\n".join(lines)
 
@@ -203,11 +231,15 @@ def main() -> None:
     parser.add_argument("--set", choices=_GRADES, default="choosing", dest="part")
     parser.add_argument("--clips", type=int, nargs="*", default=TARGET_CLIPS)
     parser.add_argument("--matched", action="store_true", help="half of the target's shots show what the source shows")
+    parser.add_argument("--warping", action="store_true", help="score the warping error too; needs OpenCV")
     parser.add_argument("--methods", nargs="*", help="names of methods; all by default")
     parser.add_argument("--weights", type=Path, help="of other networks than the shipped ones")
     parser.add_argument("--sheet", type=Path, help="write a picture of some cases, and nothing else")
     parser.add_argument("--json", type=Path, help="append a line for each case and method")
     options = parser.parse_args()
+    motion = _of_clips(load_motion()) if options.warping else None
+    if options.warping and motion is None:
+        parser.error("--warping needs OpenCV: pip install opencv-python-headless")
     networks = load(options.weights) if options.weights else load()
     shots, rows = read_shots(options.pictures), []
     if options.sheet:
@@ -227,7 +259,7 @@ def main() -> None:
                         "family": case.grade.family,
                         "seed": case.grade.seed,
                         "split": case.split,
-                        **scores(method, case),
+                        **scores(method, case, motion),
                     }
                 )
     if options.json:

@@ -59,10 +59,16 @@ class Settled:
         return self.evidence < ENOUGH
 
     def __str__(self) -> str:
+        matched = self.estimates["x2y"].matched
+        found = (
+            f"a look, fitted to {matched} frames of the target that show what the source shows,"
+            if matched
+            else "a look"
+        )
         shown = f"lights in the dark that the look does not explain: evidence {self.evidence:.2f}, {ENOUGH} is enough"
         if not self.alone:
-            return f"a look and a game: the target shows {shown}"
-        return f"a look alone: the target shows no {shown}"
+            return f"{found} and a game: the target shows {shown}"
+        return f"{found} alone: the target shows no {shown}"
 
 
 def settle(domains: Mapping[str, ClipSource], pairs: Path | None = None) -> Settled:
@@ -99,7 +105,7 @@ def write_report(settled: Settled, run: Path) -> None:
         "alone": settled.alone,
         "evidence": settled.evidence,
         "enough": ENOUGH,
-        **{name: {"spread": found.spread} for name, found in settled.estimates.items()},
+        **{name: {"spread": found.spread, "matched": found.matched} for name, found in settled.estimates.items()},
     }
     (run / LOOK_FILE).write_text(json.dumps(record, indent=1) + "\n")
 
