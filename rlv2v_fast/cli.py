@@ -13,7 +13,6 @@ import sys
 import types
 import typing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -118,18 +117,14 @@ def train(command: Train) -> None:
 
 
 def _train(config: TrainConfig, source: Path, target: Path, run: Path, *, resume: bool) -> None:
-    from rlv2v_fast.data.clips import Domain
     from rlv2v_fast.train.checkpoint import model_folder, step_of
+    from rlv2v_fast.train.clips import open_domains
     from rlv2v_fast.train.distributed import rank
     from rlv2v_fast.train.run import fit, settle
 
     talks = rank() == 0
     progress = talks and not config.quiet
-    opened = partial(Domain.open, frames=config.frames, size=config.size, flip=config.flip, progress=progress)
-    domains = {
-        "x": opened(source, argument="source"),
-        "y": opened(target, argument="target", few_shot=config.few_shot),
-    }
+    domains = open_domains(config, source, target, progress=progress)
     for domain in domains.values() if talks else ():
         for path, reason in domain.skipped:
             print(f"rlv2v: skipped {path}: {reason}", file=sys.stderr)

@@ -20,6 +20,12 @@ def _fused_at_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlv2v_fast.ops.blocks.is_small", lambda x: False)
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Runs of tests leave no decoded videos in the user's folder."""
+    monkeypatch.setattr("rlv2v_fast.train.clips.default_folder", lambda: tmp_path_factory.getbasetemp() / "cache")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():
         return

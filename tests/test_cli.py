@@ -113,6 +113,7 @@ def test_every_train_flag_reaches_the_configuration():
         "--network.discriminator": "patch", "--network.output": "gain", "--rl.target": "monte_carlo",
         "--rl.critics": "2", "--rl.smoothing": "0.1", "--rl.critic-steps": "3", "--rl.first-step": "4",
         "--loss.contrast": "0.25", "--start-window": "3", "--select-every": "5", "--look": "auto", "--pairs": "p",
+        "--cache": "c", "--cache-gib": "3",
     }  # fmt: skip
     switches = ["--flip", "--compile", "--tensorboard", "--quiet", "--network.no-sync-norm", "--optim.decay"]
     switches += ["--rl.normalize", "--rl.baseline"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import sys
@@ -13,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
+from rlv2v_fast.data.cache import CacheError, FrameCache
+from rlv2v_fast.data.entries import digest_of, fit
 from rlv2v_fast.data.video import FRAME_SUFFIXES, VIDEO_SUFFIXES, frame_files, natural_key, read_frames, to_tensor
 from rlv2v_fast.errors import InputError
 
@@ -23,10 +25,16 @@ _LISTED = 5  # skipped videos named in one message
 
 @dataclass(frozen=True)
 class Clip:
-    """One decoded video: its path and its read-only ``(T, H, W, 3)`` uint8 RGB frames."""
+    """One decoded video: its path, its read-only ``(T, H, W, 3)`` uint8 RGB frames, and their digest if it is known."""
 
     path: Path
     frames: np.ndarray
+    known_digest: bytes | None = None
+
+    @functools.cached_property
+    def digest(self) -> bytes:
+        """SHA-256 over shape and pixels, computed where the frames came without one."""
+        return self.known_digest or digest_of(self.frames)
 
 
 def find_videos(path: str | os.PathLike[str], argument: str = "path") -> list[Path]:
@@ -89,6 +97,7 @@ class Domain:
     skipped: tuple[tuple[Path, str], ...] = ()
     # Holds the folder of memory-mapped frames, which is removed with the domain.
     _storage: _FrameStore | None = field(default=None, repr=False, compare=False)
+    _fingerprint: str | None = field(default=None, init=False, repr=False, compare=False)
 
     @classmethod
     def open(
@@ -101,6 +110,7 @@ class Domain:
         flip: bool = False,
         argument: str = "source",
         memory_gib: float = 1.0,
+        cache: FrameCache | None = None,
         progress: bool = False,
     ) -> Domain:
         """A domain of the videos at ``path``, scaled with antialiasing so that their shorter side is ``size``.
@@ -114,24 +124,30 @@ class Domain:
             few_shot: keep only the first this many usable videos in order of name; the rest are not read.
             flip: mirror half of the samples left to right.
             argument: what to call ``path`` in messages.
-            memory_gib: decoded frames kept in memory, in GiB; the rest go to a temporary file.
-            progress: report each video on standard error.
+            cache: keeps decoded videos from one start to the next. Without one each start decodes them.
+            memory_gib: without a cache, decoded frames kept in memory, in GiB; the rest go to a temporary file.
+            progress: report on standard error what is decoded.
 
         Raises:
             InputError: there is no video at ``path``, none is usable, fewer than ``few_shot`` are, or a number is out
-                of range.
+                of range; or the cache cannot be written.
         """
         _check_sizes(frames, size)
         if few_shot is not None and few_shot < 1:
             raise InputError(f"few_shot must be at least 1, got {few_shot}")
         paths = find_videos(path, argument)
-        intake = _Intake(frames, size, _FrameStore(int(memory_gib * 2**30)))
-        for index, video in enumerate(paths):
-            if len(intake.clips) == few_shot:
-                break
-            if progress:
-                print(f"{argument}: reading {index + 1}/{len(paths)} {video.name}", file=sys.stderr)
-            intake.add(video)
+        intake = _Intake(frames, size, _FrameStore(int(memory_gib * 2**30)), cache)
+        done = 0
+        while done < len(paths) and len(intake.clips) != few_shot:
+            # As many as are wanted: of a small set the next ones only stand in for those that are unusable.
+            wanted = len(paths) if few_shot is None else done + few_shot - len(intake.clips)
+            if cache is not None:
+                cache.fill(paths[done:wanted], size, progress=progress)
+            for video in paths[done:wanted]:
+                done += 1
+                if progress and cache is None:
+                    print(f"{argument}: reading {done}/{len(paths)} {video.name}", file=sys.stderr)
+                intake.add(video)
         intake.check(argument, Path(path), few_shot)
         return cls(tuple(intake.clips), frames, size, flip, tuple(intake.skipped), intake.store)
 
@@ -166,7 +182,7 @@ class Domain:
             if len(video) < frames:
                 raise InputError(f"array '{name}' must have at least frames={frames} frames, got {len(video)}")
         store = _FrameStore(sys.maxsize)
-        scaled = (store.add(_fit(frame, size) for frame in video) for video in videos)
+        scaled = (store.add(fit(frame, size) for frame in video) for video in videos)
         clips = tuple(Clip(Path(name), pixels) for name, pixels in zip(names, scaled, strict=True))
         return cls(clips, frames, size, flip)
 
@@ -212,14 +228,15 @@ class Domain:
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits over the names, shapes and pixels of the clips.
 
-        A resumed run compares it to learn whether it sees the same data. Folders do not count, so data may move.
+        A resumed run compares it to learn whether it sees the same data. Folders do not count, so data may move. It is
+        computed once: each checkpoint holds it.
         """
-        digest = hashlib.sha256()
-        for clip in self.clips:
-            digest.update(f"{clip.path.name}\0{clip.frames.shape}\0".encode())
-            for frame in clip.frames:
-                digest.update(np.ascontiguousarray(frame).data)
-        return digest.hexdigest()[:16]
+        if self._fingerprint is None:
+            digest = hashlib.sha256()
+            for clip in self.clips:
+                digest.update(os.fsencode(clip.path.name) + b"\0" + clip.digest)
+            self._fingerprint = digest.hexdigest()[:16]
+        return self._fingerprint
 
 
 def _check_sizes(frames: int, size: int) -> None:
@@ -235,21 +252,29 @@ class _Intake:
     frames: int
     size: int
     store: _FrameStore
+    cache: FrameCache | None
     clips: list[Clip] = field(default_factory=list)
     skipped: list[tuple[Path, str]] = field(default_factory=list)
     short_lengths: list[int] = field(default_factory=list)
 
     def add(self, video: Path) -> None:
         try:
-            pixels = self.store.add(_fit(frame, self.size) for frame in read_frames(video))
+            if self.cache is not None:
+                entry = self.cache.get(video, self.size)
+                clip = Clip(video, entry.frames, entry.digest)
+            else:
+                clip = Clip(video, self.store.add(fit(frame, self.size) for frame in read_frames(video)))
+        except CacheError:
+            raise
         except InputError as error:
             self.skipped.append((video, str(error)))
             return
-        if len(pixels) < self.frames:
-            self.short_lengths.append(len(pixels))
-            self.skipped.append((video, f"it has {len(pixels)} frames and frames={self.frames} are needed"))
+        length = len(clip.frames)
+        if length < self.frames:
+            self.short_lengths.append(length)
+            self.skipped.append((video, f"it has {length} frames and frames={self.frames} are needed"))
             return
-        self.clips.append(Clip(video, pixels))
+        self.clips.append(clip)
 
     def check(self, argument: str, path: Path, few_shot: int | None) -> None:
         """Raise InputError unless there are clips, as many as asked for."""
@@ -268,16 +293,6 @@ class _Intake:
 
 def _draw(count: int, generator: torch.Generator) -> int:
     return int(torch.randint(count, (), generator=generator))
-
-
-def _fit(frame: np.ndarray, size: int) -> np.ndarray:
-    """The frame ``(H, W, 3)`` uint8, scaled by Pillow with antialiasing so that its shorter side is ``size``."""
-    height, width = frame.shape[:2]
-    shorter = min(height, width)
-    if shorter == size:
-        return frame
-    scaled = (max(size, round(width * size / shorter)), max(size, round(height * size / shorter)))
-    return np.asarray(Image.fromarray(frame).resize(scaled, Image.Resampling.BICUBIC))
 
 
 class _FrameStore:

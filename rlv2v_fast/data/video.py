@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 
 from rlv2v_fast.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
     from av import Packet, VideoFrame
     from av.container import InputContainer
     from av.video.stream import VideoStream
@@ -137,6 +137,8 @@ def to_tensor(frames: np.ndarray | Sequence[np.ndarray]) -> torch.Tensor:
     Raises:
         InputError: the frames are not uint8 or not four-dimensional, or differ in shape.
     """
+    import torch  # here, because processes that decode videos start faster without
+
     if not isinstance(frames, np.ndarray):
         if len({frame.shape for frame in frames}) != 1:
             raise InputError("frames must be a non-empty list of arrays of one shape")
@@ -156,6 +158,8 @@ def to_uint8(video: torch.Tensor) -> np.ndarray:
     Raises:
         InputError: the tensor is not floating point, or not three- or four-dimensional.
     """
+    import torch
+
     if not video.is_floating_point() or video.dim() not in (3, 4):
         shape = tuple(video.shape)
         raise InputError(f"video must be floating point of shape (T, C, H, W) or (C, H, W), got {video.dtype} {shape}")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from PIL import Image
 
+from rlv2v_fast.data.locks import Temporary, hidden_beside, remove, remove_left_behind
 from rlv2v_fast.data.video import CONTAINER_SUFFIXES, damaged, listing
 from rlv2v_fast.errors import InputError
 
@@ -75,6 +74,7 @@ class VideoWriter:
 
     Nothing appears at ``path`` before the ``with`` block ends well: frames go to a temporary file or folder beside
     it, which then takes its place. After an exception the temporary is removed and an existing target is untouched.
+    What a killed process left in the folder is removed by the next writer there.
 
     Args:
         path: output file or folder; its parent must exist.
@@ -113,19 +113,18 @@ class VideoWriter:
         if self._audio_from and not self._audio_from.exists():
             raise InputError(f"audio_from '{self._audio_from}' does not exist")
         _check_target(self.path)
-        suffix = self.path.suffix.lower()
-        self._temporary = self.path.with_name(f".{self.path.stem}.{secrets.token_hex(4)}.tmp{suffix}")
 
     def __enter__(self) -> VideoWriter:
+        remove_left_behind(self.path.parent)
+        self._temporary = Temporary(self.path, folder=self._format is None)
         try:
             if self._format is None:
-                self._sink = _FolderSink(self._temporary)
+                self._sink = _FolderSink(self._temporary.path)
             else:
-                self._sink = _ContainerSink(
-                    self._temporary, self._format, (self.width, self.height), self.fps, self._audio_from, self._lossless
-                )
+                size, place = (self.width, self.height), self._temporary.path
+                self._sink = _ContainerSink(place, self._format, size, self.fps, self._audio_from, self._lossless)
         except BaseException:
-            self._remove_temporary()
+            self._temporary.close()
             raise
         return self
 
@@ -156,23 +155,17 @@ class VideoWriter:
                 self._publish()
         finally:
             sink.close()
-            self._remove_temporary()
+            self._temporary.close()
 
     def _publish(self) -> None:
         if not self.path.is_dir():
-            os.replace(self._temporary, self.path)
+            self._temporary.path.replace(self.path)
             return
         # A folder cannot be renamed onto one with files in it, so the old one steps aside first.
-        old = self._temporary.with_suffix(".old")
-        os.replace(self.path, old)
-        os.replace(self._temporary, self.path)
-        shutil.rmtree(old)
-
-    def _remove_temporary(self) -> None:
-        if self._temporary.is_dir():
-            shutil.rmtree(self._temporary)
-        else:
-            self._temporary.unlink(missing_ok=True)
+        old = hidden_beside(self.path)
+        self.path.replace(old)
+        self._temporary.path.replace(self.path)
+        remove(old)
 
 
 def _output_format(path: Path) -> _Format | None:
@@ -207,10 +200,9 @@ def _check_target(path: Path) -> None:
 
 
 class _FolderSink:
-    """Numbered PNG files in a new folder."""
+    """Numbered PNG files in an empty folder."""
 
     def __init__(self, path: Path) -> None:
-        path.mkdir()
         self._path = path
         self.frames = 0
 

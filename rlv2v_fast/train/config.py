@@ -30,12 +30,14 @@ RESUMABLE = frozenset(
         "compile",
         "tensorboard",
         "quiet",
+        "cache",
+        "cache_gib",
     }
 )
 # What `rlv2v train --help` lists: the settings of everyday use. `--help-all` lists every one.
 COMMON = frozenset(
     {
-        *("source", "target", "out", "few_shot", "size", "frames", "flip", "look", "pairs"),
+        *("source", "target", "out", "few_shot", "size", "frames", "flip", "look", "pairs", "cache"),
         *("steps", "max_minutes", "starts", "select_every", "checkpoint_every", "preview_every"),
         *("seed", "device", "precision", "compile", "tensorboard", "quiet"),
         *("network.width", "network.generator", "network.discriminator"),
@@ -215,6 +217,10 @@ class TrainConfig:
     """Consecutive frames of a clip that an iteration sees, from a random place in it; by default all T."""
     flip: bool = False
     """Mirror clips at random."""
+    cache: Path | None = None
+    """Folder of decoded videos, for all runs; by default rlv2v_fast in the user's cache folder."""
+    cache_gib: float = 20.0
+    """Decoded videos that the cache keeps, in GiB, those used last; 0 keeps none, and every start decodes all."""
     steps: int = 20_000
     """Iterations of the whole run."""
     starts: int = 1
@@ -270,6 +276,7 @@ class TrainConfig:
         holds_one = self.rl.weight == 0 or self.rl.buffer_gib >= each
         _require("rl.buffer_gib", self.rl.buffer_gib, f"at least {each:.2g}, the size of one transition", holds_one)
         _require("max_minutes", self.max_minutes, "above 0", self.max_minutes is None or self.max_minutes > 0)
+        _require("cache_gib", self.cache_gib, "at least 0", self.cache_gib >= 0)
         _require("look", self.look, "auto where pairs are given", self.pairs is None or self.look == "auto")
         _require("few_shot", self.few_shot, "at least 1", self.few_shot is None or self.few_shot >= 1)
 

@@ -46,23 +46,27 @@ def read_pairs(folder: Path) -> tuple[list[Tensor], list[Tensor]]:
     each = max(1, _FRAMES // len(source))
     frames: tuple[list[Tensor], list[Tensor]] = ([], [])
     for name, path in source.items():
-        videos = [_video(video) for video in (path, target[name])]
-        if videos[0].shape != videos[1].shape:
+        shapes = [shape_of(video) for video in (path, target[name])]
+        if shapes[0] != shapes[1]:
             raise InputError(
                 f"pairs/target {target[name]} must have the frames and size of its source, (T, C, H, W) = "
-                f"{tuple(videos[0].shape)}; got {tuple(videos[1].shape)}"
+                f"{shapes[0]}; got {shapes[1]}"
             )
         pictures = [[file.stem for file in frame_files(video)] for video in (path, target[name]) if video.is_dir()]
         if len(pictures) == 2 and pictures[0] != pictures[1]:
             raise InputError(f"pairs must hold pictures of the same names; {path} and {target[name]} differ")
-        chosen = np.linspace(0, len(videos[0]) - 1, min(each, len(videos[0]))).round().astype(int)
-        for side, video in zip(frames, videos, strict=True):
-            side += [_small(video[index]) for index in chosen]
+        chosen = set(np.linspace(0, shapes[0][0] - 1, min(each, shapes[0][0])).round().astype(int).tolist())
+        for side, video in zip(frames, (path, target[name]), strict=True):
+            side += [_small(to_tensor(frame[None])[0]) for i, frame in enumerate(read_frames(video)) if i in chosen]
     return frames
 
 
-def _video(path: Path) -> Tensor:
-    return to_tensor(np.stack(list(read_frames(path))))
+def shape_of(path: Path) -> tuple[int, int, int, int]:
+    """(T, C, H, W) of a video, counted in constant memory."""
+    count = 0
+    for frame in read_frames(path):
+        count, (height, width, channels) = count + 1, frame.shape
+    return count, channels, height, width
 
 
 def _small(frame: Tensor) -> Tensor:

@@ -1,3 +1,5 @@
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,7 @@ import torch
 from rlv2v_fast.data.video import probe, read_frames, to_tensor
 from rlv2v_fast.data.writer import VideoWriter
 from rlv2v_fast.errors import InputError
+from rlv2v_fast.metrics import psnr, ssim, temporal_difference, temporal_error
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN, ModelConfig
 from rlv2v_fast.train.evaluate import evaluate
 from rlv2v_fast.train.translate import translate_file
@@ -82,6 +85,39 @@ def test_evaluate_scores_against_references_of_the_same_name(tmp_path, model):
 def test_evaluate_without_references_reports_motion_alone(tmp_path, model):
     source = write(tmp_path / "a.mp4", 4)
     assert set(evaluate(model, source, None, device=CPU)["mean"]) == {"temporal_difference"}
+
+
+def test_evaluate_holds_a_few_frames_however_many_there_are(tmp_path, model, monkeypatch):
+    source = write(tmp_path / "a.mp4", 40)
+    alive, most = weakref.WeakSet(), []
+
+    def watched(tensor):
+        alive.add(tensor)
+        most.append(len(alive))
+        return tensor
+
+    monkeypatch.setattr("rlv2v_fast.train.translate.to_tensor", lambda frames: watched(to_tensor(frames)))
+    monkeypatch.setattr("rlv2v_fast.train.evaluate.to_tensor", lambda frames: watched(to_tensor(frames)))
+    scores = evaluate(model, source, source, device=CPU)
+    assert scores["mean"]["identity_temporal_error"] == 0
+    assert scores["videos"][0]["frames"] == 40
+    assert len(most) == 40 // 8 + 40
+    assert max(most) <= 8
+
+
+def test_streamed_scores_are_those_of_whole_videos(tmp_path, model):
+    source, reference = write(tmp_path / "a.mp4", 11), write(tmp_path / "b.mp4", 11, seed=1)
+    (row,) = evaluate(model, source, reference, device=CPU)["videos"]
+    video, truth = (to_tensor(np.stack(list(read_frames(path)))) for path in (source, reference))
+    translated = model.translate(video)
+    expected = {
+        "temporal_difference": temporal_difference(translated),
+        "psnr": psnr(translated, truth).mean(),
+        "identity_ssim": ssim(video, truth).mean(),
+        "temporal_error": temporal_error(translated, truth),
+    }
+    for name, value in expected.items():
+        assert row[name] == pytest.approx(value.item(), rel=1e-5), name
 
 
 def test_evaluate_names_a_reference_that_is_missing_or_unfit(tmp_path, model):
