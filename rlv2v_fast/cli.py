@@ -1,6 +1,7 @@
 """The rlv2v command: train, look, translate, evaluate, demo, info.
 
-An error that a user can correct is one sentence on stderr and exit status 2; Ctrl-C exits with 130.
+An error that a user can correct is one sentence on stderr and exit status 2; Ctrl-C, SIGTERM and SIGHUP exit with
+130, 143 and 129.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import tyro
 
 import rlv2v_fast
 from rlv2v_fast.errors import InputError
+from rlv2v_fast.train import signals
 from rlv2v_fast.train.config import COMMON, TrainConfig, load_config, presets, resolve, resolve_device
 
 _CONFIG_HELP = "YAML file or preset with values for other flags; those given here override it. Presets:\n" + "\n".join(
@@ -307,14 +309,16 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"rlv2v_fast {rlv2v_fast.__version__}")
         return
     try:
-        command = parse(arguments)
-        COMMANDS[type(command)](command)  # type: ignore[operator]
+        with signals.raised():
+            command = parse(arguments)
+            COMMANDS[type(command)](command)  # type: ignore[operator]
     except InputError as error:
         print(f"rlv2v: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("rlv2v: interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
+    except KeyboardInterrupt as error:
+        stopped = error if isinstance(error, signals.Stopped) else signals.Stopped()
+        print(f"rlv2v: {stopped}", file=sys.stderr)
+        raise SystemExit(stopped.exit_status) from None
 
 
 if __name__ == "__main__":

@@ -65,11 +65,16 @@ def seed_offset() -> int:
 
 def any_true(flag: bool) -> bool:
     """Whether flag is true in any process. No process continues before all have asked."""
+    return bool(largest(int(flag)))
+
+
+def largest(number: int) -> int:
+    """The largest number that any process gives. No process continues before all have asked."""
     if count() == 1:
-        return flag
-    largest = torch.tensor(int(flag))
-    dist.all_reduce(largest, dist.ReduceOp.MAX)
-    return bool(largest)
+        return number
+    found = torch.tensor(number)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return int(found)
 
 
 def from_first(decide: Callable[[], T]) -> T:

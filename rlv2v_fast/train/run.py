@@ -1,15 +1,13 @@
-"""The life of a run around its iterations: its folder, its starts, progress, files, and Ctrl-C."""
+"""The life of a run around its iterations: its folder, its starts, progress, files, and signals to end."""
 
 from __future__ import annotations
 
 import json
 import math
-import signal
+import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType
 
 import torch
 from torch import Tensor
@@ -22,7 +20,8 @@ from rlv2v_fast.train.config import TrainConfig, save_config
 from rlv2v_fast.train.logging import RunLog, preview_sheet, save_preview, summary_writer
 from rlv2v_fast.train.protocols import ClipSource
 from rlv2v_fast.train.selection import is_judged, judged_clips, keep_if_best
-from rlv2v_fast.train.starts import make_trainer
+from rlv2v_fast.train.signals import Stopped, held_back
+from rlv2v_fast.train.starts import STARTS, Race
 from rlv2v_fast.train.trainer import Trainer
 
 
@@ -30,36 +29,60 @@ def fit(config: TrainConfig, domains: Mapping[str, ClipSource], *, resume: bool 
     """The trainer after the run that config describes, in the folder config.out.
 
     Args:
-        resume: continue from the newest checkpoint in that folder.
+        resume: continue from the newest checkpoint in that folder, or from its unfinished starts.
 
     Raises:
         InputError: the folder cannot be used, or the run cannot be resumed as asked.
         TrainingDivergedError: a loss is NaN or infinite. The last checkpoint stays.
-        KeyboardInterrupt: after Ctrl-C, once the running iteration has ended and is saved. Starts are not saved.
+        Stopped: after Ctrl-C, SIGTERM or SIGHUP, once the running iteration has ended and all is saved.
     """
     assert config.out is not None
     run = config.out
-    saved = distributed.from_first(lambda: _prepare(config, run, resume))
+    saved, begun = distributed.from_first(lambda: _prepare(config, run, resume))
     deadline = time.monotonic() + 60 * (config.max_minutes or math.inf)
-    with _interruptible() as interrupted:
-
-        def is_over() -> bool:
-            # Only process 0 looks at the clock. An interrupt in any process stops all of them.
-            return distributed.any_true(interrupted() or (distributed.rank() == 0 and time.monotonic() >= deadline))
-
+    with held_back() as came:
+        ending = _Ending(came, deadline)
         if saved is not None:
             trainer = Trainer(config, domains)
             trainer.load(saved)
         else:
-            trainer = _begin(config, domains, run, is_over)
-            if distributed.any_true(interrupted()):
-                raise KeyboardInterrupt
-        _train_to_end(trainer, run, is_over)
+            trainer = _begin(config, domains, run, begun, ending)
+        _train_to_end(trainer, run, ending.ask)
         if saved is None or trainer.step > step_of(saved):
-            trainer.save(run)
-        if distributed.any_true(interrupted()):
-            raise KeyboardInterrupt
+            _save(trainer, run)
+        ending.ask()
+        ending.raise_if_stopped()
     return trainer
+
+
+class _Ending:
+    """Whether a run ends before its last step, agreed among its processes: a signal to any, or the clock of the first.
+
+    Args:
+        came: gives the number of the signal that came to this process, or 0.
+        deadline: in seconds of time.monotonic.
+    """
+
+    def __init__(self, came: Callable[[], int], deadline: float) -> None:
+        self._came, self._deadline = came, deadline
+        self._signum = 0
+
+    def ask(self) -> bool:
+        """Whether the run is over. All processes must ask together."""
+        late = distributed.rank() == 0 and time.monotonic() >= self._deadline
+        signum = self._came()
+        answer = distributed.largest(signum + 1 if signum else int(late))
+        self._signum = answer - 1 if answer > 1 else 0
+        return answer > 0
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a signal was the reason, when last asked."""
+        return self._signum > 0
+
+    def raise_if_stopped(self) -> None:
+        if self.is_stopped:
+            raise Stopped(self._signum)
 
 
 def settle(config: TrainConfig, domains: Mapping[str, ClipSource]) -> tuple[bool, str]:
@@ -107,26 +130,55 @@ def _train_to_end(trainer: Trainer, run: Path, is_over: Callable[[], bool]) -> N
             log.close()
 
 
-def _begin(config: TrainConfig, domains: Mapping[str, ClipSource], run: Path, is_over: Callable[[], bool]) -> Trainer:
-    """make_trainer with a progress bar. The distances of the starts are written into run/starts.json."""
+def _begin(
+    config: TrainConfig, domains: Mapping[str, ClipSource], run: Path, begun: Path | None, ending: _Ending
+) -> Trainer:
+    """A trainer before its first step, after the starts if config asks for several, with a progress bar.
+
+    Their state is saved as often as the run's. Their distances are written into run/starts.json.
+
+    Args:
+        begun: the state of starts to go on from, if there is one.
+
+    Raises:
+        Stopped: a signal came, and the state of the starts is saved.
+    """
     first = distributed.rank() == 0
+    if first:
+        save_config(config, run / "config.yaml")
+    if config.starts == 1:
+        return Trainer(config, domains)
+    race = Race(config, domains)
+    if begun is not None:
+        race.load(begun)
     total = config.starts * config.start_steps
-    with tqdm(total=total, desc="starts", unit="step", disable=config.quiet or not first or config.starts == 1) as bar:
+    with tqdm(total=total, initial=race.steps, desc="starts", unit="step", disable=config.quiet or not first) as bar:
 
         def count_step() -> bool:
             bar.update()
-            return is_over()
+            over = ending.ask()
+            if ending.is_stopped or race.steps % config.checkpoint_every == 0:
+                race.save(run)
+            ending.raise_if_stopped()
+            return over
 
-        trainer, distances = make_trainer(config, domains, count_step)
-    if distances and first:
+        race.run(count_step, judged=lambda: race.save(run))
+    if first:
         # JSON has no infinity: a start that diverged is null.
-        finite = {name: [d if math.isfinite(d) else None for d in each] for name, each in distances.items()}
+        finite = {name: [d if math.isfinite(d) else None for d in each] for name, each in race.distances.items()}
         (run / "starts.json").write_text(json.dumps(finite) + "\n")
-    return trainer
+    return race.trainer
+
+
+def _save(trainer: Trainer, run: Path) -> None:
+    """Write a checkpoint. What was kept of the starts is then of no use."""
+    trainer.save(run)
+    if distributed.rank() == 0:
+        shutil.rmtree(run / STARTS, ignore_errors=True)
 
 
 def _open_log(config: TrainConfig, run: Path, step: int) -> RunLog:
-    save_config(config, run / "config.yaml")
+    save_config(config, run / "config.yaml")  # a resumed run may have changed it
     expected = config.steps if config.max_minutes is None else None
     return RunLog(run, step, expected, quiet=config.quiet, tensorboard=config.tensorboard)
 
@@ -147,17 +199,17 @@ def _step_and_record(trainer: Trainer, log: RunLog | None, run: Path, judged: Ma
         if trainer.step % config.preview_every == 0 or trainer.step == config.steps:
             trainer.preview(run / "previews" / f"step_{trainer.step:08d}.png")
     if trainer.step % config.checkpoint_every == 0 and trainer.step < config.steps:
-        trainer.save(run)
+        _save(trainer, run)
 
 
-def _prepare(config: TrainConfig, run: Path, resume: bool) -> Path | None:
-    """The checkpoint to resume from, or None for a fresh run. Makes the run's folder."""
-    saved = checkpoints(run)
-    if resume and not saved:
+def _prepare(config: TrainConfig, run: Path, resume: bool) -> tuple[Path | None, Path | None]:
+    """The checkpoint to resume from, or the state of starts; both None for a fresh run. Makes the run's folder."""
+    saved, begun = checkpoints(run), checkpoints(run / STARTS)
+    if resume and not saved and not begun:
         raise InputError(f"out {str(run)!r} holds no checkpoint to resume from")
-    if saved and not resume:
+    if (saved or begun) and not resume:
         raise InputError(f"out {str(run)!r} already holds a run; pass --resume to continue it, or another folder")
-    if not saved and math.isfinite(best_distance(run)):
+    if not saved and not begun and math.isfinite(best_distance(run)):
         # A run that ended before its first checkpoint left it. It would be taken for this run's.
         raise InputError(f"out {str(run)!r} already holds the best model of a run; remove it, or pass another folder")
     try:
@@ -169,26 +221,5 @@ def _prepare(config: TrainConfig, run: Path, resume: bool) -> Path | None:
     if config.tensorboard:
         summary_writer()
     remove_unfinished(run)
-    return saved[-1] if saved else None
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Hold the first Ctrl-C back; gives a function that says whether it came. A second Ctrl-C acts as usual."""
-    interrupted = False
-
-    def note(signum: int, frame: FrameType | None) -> None:
-        nonlocal interrupted
-        if interrupted:
-            raise KeyboardInterrupt
-        interrupted = True
-
-    try:
-        previous = signal.signal(signal.SIGINT, note)
-    except ValueError:  # not the main thread: Ctrl-C goes elsewhere
-        yield lambda: False
-        return
-    try:
-        yield lambda: interrupted
-    finally:
-        signal.signal(signal.SIGINT, previous)
+    remove_unfinished(run / STARTS)
+    return saved[-1] if saved else None, begun[-1] if begun else None

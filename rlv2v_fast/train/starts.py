@@ -9,11 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from rlv2v_fast.domains import DIRECTIONS
 from rlv2v_fast.errors import TrainingDivergedError
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN
+from rlv2v_fast.train import distributed
+from rlv2v_fast.train.checkpoint import load_state, save_checkpoint
 from rlv2v_fast.train.config import RLConfig, TrainConfig
 from rlv2v_fast.train.protocols import ClipSource
 from rlv2v_fast.train.selection import judged_clips, translation_distance
@@ -21,6 +27,8 @@ from rlv2v_fast.train.trainer import Trainer
 
 # The parts of the model that a start hands on to the run.
 STARTED = ("generators", "generators_ema", "discriminators")
+# The folder in a run's that holds the state of unfinished starts, until the run has its first checkpoint.
+STARTS = "starts"
 # Distance between the seeds of two starts, large because the seeds of a run itself are close to one another.
 _SEED_STEP = 7919
 
@@ -62,56 +70,107 @@ def make_trainer(
         The trainer, and for each direction the patch distance of every start (less is better). With one start there
         are no distances.
     """
-    trainer = Trainer(config, domains)
     if config.starts == 1:
-        return trainer, {}
-    rivals = (Trainer(start, domains) for start in start_configs(config))
-    return trainer, adopt_best_start(trainer, rivals, is_over)
+        return Trainer(config, domains), {}
+    race = Race(config, domains)
+    race.run(is_over)
+    return race.trainer, race.distances
 
 
-def adopt_best_start(
-    trainer: Trainer, rivals: Iterable[Trainer], is_over: Callable[[], bool] = lambda: False
-) -> dict[str, list[float]]:
-    """Train the rivals for start_steps, one after the other, and copy the best of their networks into the trainer.
+class Race:
+    """The starts of a run, trained one after the other, and the best of their networks so far.
 
     The two directions are chosen apart, each as a generator with the discriminator that it played against. The same
-    config and clips choose the same start. A rival that diverges is left out.
+    config and clips choose the same start. A start that diverges is left out.
 
-    Args:
-        is_over: asked after each iteration of a rival; once true, the running rival is judged as it is, and it is the
-            last.
-
-    Returns:
-        For each direction, the patch distance of every rival; infinite for one that diverged.
-
-    Raises:
-        TrainingDivergedError: every rival diverged.
+    Attributes:
+        trainer: the run's, before its first step, with the networks of the best start so far.
+        distances: for each direction, the patch distance of every start so far; infinite for one that diverged.
+        steps: iterations of starts so far.
     """
-    clips = judged_clips(trainer.domains)
-    distances: dict[str, list[float]] = {direction: [] for direction in DIRECTIONS}
-    best = dict.fromkeys(DIRECTIONS, math.inf)
-    reason = "no patch distance is finite"
-    for rival in rivals:
-        stopped = False
+
+    def __init__(self, config: TrainConfig, domains: Mapping[str, ClipSource]) -> None:
+        self.trainer = Trainer(config, domains)
+        self.distances: dict[str, list[float]] = {direction: [] for direction in DIRECTIONS}
+        self.steps = 0
+        self._domains, self._configs = domains, start_configs(config)
+        self._rival: Trainer | None = None
+        self._over = False
+        self._reason = "no patch distance is finite"
+
+    def run(self, is_over: Callable[[], bool], judged: Callable[[], None] = lambda: None) -> None:
+        """Train and judge those starts that are left.
+
+        Args:
+            is_over: asked after each iteration; once true, the running start is judged as it is, and it is the last.
+                The race may be saved in it.
+            judged: called after each start that was judged. The race may be saved in it.
+
+        Raises:
+            TrainingDivergedError: every start diverged.
+        """
+        clips = judged_clips(self._domains)
+        while not self._over:
+            if self._rival is None:
+                self._rival = Trainer(self._configs[self._index()], self._domains)
+            found = self._train(self._rival, is_over, clips)
+            for direction, domain in DIRECTIONS.items():
+                if found[direction] < min(self.distances[direction], default=math.inf):
+                    _adopt(self.trainer.model, self._rival.model, domain)
+                self.distances[direction].append(found[direction])
+            self._rival = None
+            self._over = self._over or self._index() == len(self._configs)
+            judged()
+        if any(min(each) == math.inf for each in self.distances.values()):
+            raise TrainingDivergedError(f"every start diverged: {self._reason}")
+
+    def _train(self, rival: Trainer, is_over: Callable[[], bool], clips: Mapping[str, Tensor]) -> dict[str, float]:
+        """The distances of a start, after the iterations that it still lacks."""
         try:
-            while rival.step < trainer.config.start_steps and not stopped:
+            while rival.step < rival.config.steps and not self._over:
                 rival.iterate()
-                stopped = is_over()
+                self.steps += 1
+                self._over = is_over()
         except TrainingDivergedError as error:
-            reason = str(error)
-            rival_distances = dict.fromkeys(DIRECTIONS, math.inf)
+            self._reason = str(error)
+            return dict.fromkeys(DIRECTIONS, math.inf)
+        return {name: translation_distance(rival.model, clips, name) for name in DIRECTIONS}
+
+    def _index(self) -> int:
+        """Of the start that is next."""
+        return min(map(len, self.distances.values()))
+
+    def save(self, run: Path) -> None:
+        """Write what is needed to go on into run/starts. All processes call it."""
+        rival = self._rival
+        state: dict[str, Any]
+        if distributed.rank() == 0:
+            whole = (
+                None if rival is None else {"model": rival.model.state_dict(), "step": rival.step, **rival.state_dict()}
+            )
+            state = {
+                **self.trainer.description(),
+                "distances": self.distances,
+                "steps": self.steps,
+                "over": self._over,
+                "rival": whole,
+            }
         else:
-            rival_distances = {name: translation_distance(rival.model, clips, name) for name in DIRECTIONS}
-        for direction, domain in DIRECTIONS.items():
-            distances[direction].append(rival_distances[direction])
-            if rival_distances[direction] < best[direction]:
-                best[direction] = rival_distances[direction]
-                _adopt(trainer.model, rival.model, domain)
-        if stopped:
-            break
-    if math.inf in best.values():
-        raise TrainingDivergedError(f"every start diverged: {reason}")
-    return distances
+            state = {"rival": None if rival is None else rival.own_state()}
+        save_checkpoint(run / STARTS, self.steps, self.trainer.model, state, keep=1)
+
+    def load(self, folder: Path) -> None:
+        """Go on from what save wrote. InputError names a setting, or clips, that would change the run."""
+        state = load_state(folder)
+        self.trainer.check(state, folder)
+        self.trainer.model.load_weights(folder)
+        self.distances, self.steps, self._over = state["distances"], state["steps"], state["over"]
+        if state["rival"] is None:
+            return
+        self._rival = Trainer(self._configs[self._index()], self._domains)
+        self._rival.model.load_state_dict(state["rival"]["model"])
+        own = load_state(folder, distributed.rank())["rival"] if distributed.rank() else {}
+        self._rival.restore({**state["rival"], **own})
 
 
 def _adopt(model: RLV2VGAN, start: RLV2VGAN, domain: str) -> None:

@@ -107,9 +107,7 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """Everything but the model's weights that the next iteration depends on."""
         state: dict[str, Any] = {
-            "config": to_dict(self.config),
-            "processes": distributed.count(),
-            "data": {domain: self.domains[domain].fingerprint() for domain in DOMAINS},
+            **self.description(),
             "policy_optimizer": self.policy_optimizer.state_dict(),
             "discriminator_optimizer": self.discriminator_optimizer.state_dict(),
             **self.own_state(),
@@ -117,6 +115,14 @@ class Trainer:
         if self.critic_optimizer is not None:
             state["critic_optimizer"] = self.critic_optimizer.state_dict()
         return state
+
+    def description(self) -> dict[str, Any]:
+        """The part of state_dict that says which run it is: what check compares."""
+        return {
+            "config": to_dict(self.config),
+            "processes": distributed.count(),
+            "data": {domain: self.domains[domain].fingerprint() for domain in DOMAINS},
+        }
 
     def own_state(self) -> dict[str, Any]:
         """The part of state_dict that differs between processes: random streams and the replay buffer."""
@@ -136,6 +142,14 @@ class Trainer:
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint. InputError names a setting, or clips, that would change the run."""
         state = load_state(folder)
+        self.check(state, folder)
+        self.model.load_weights(folder)
+        if distributed.rank():
+            state |= load_state(folder, distributed.rank())
+        self.restore(state)
+
+    def check(self, state: Mapping[str, Any], folder: Path) -> None:
+        """InputError names a setting, or clips, of this run that differ from those of a state saved in folder."""
         changed = changed_fields(from_dict(state["config"], str(folder)), self.config)
         if changed:
             name, before, after = changed[0]
@@ -148,11 +162,11 @@ class Trainer:
         for domain, argument in zip(DOMAINS, ("source", "target"), strict=True):
             if state["data"][domain] != self.domains[domain].fingerprint():
                 raise InputError(f"{argument} holds other videos than when the run was saved in {folder}")
-        self.model.load_weights(folder)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back a state_dict with the step that it is of. The model's weights are loaded elsewhere."""
         self.policy_optimizer.load_state_dict(state["policy_optimizer"])
         self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
-        if distributed.rank():
-            state |= load_state(folder, distributed.rank())
         self.data_random.set_state(state["data_random"])
         self.augment_random.set_state(state["augment_random"])
         if self.reinforcement is not None and self.critic_optimizer is not None:

@@ -3,7 +3,9 @@
 python distributed_worker.py RANK FOLDER; what it found goes to FOLDER/RANK.pt.
 """
 
+import contextlib
 import dataclasses
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from rlv2v_fast.errors import InputError
 from rlv2v_fast.train import distributed
 from rlv2v_fast.train.config import LossConfig, NetworkConfig, RLConfig, TrainConfig, resolve
 from rlv2v_fast.train.run import fit
+from rlv2v_fast.train.signals import Stopped
 from rlv2v_fast.train.trainer import Trainer
 
 SIZE, FRAMES = 16, 3
@@ -84,6 +87,27 @@ def after_steps(count, **changes):
     return found(trainer)
 
 
+def with_starts(out):
+    return settings(out, starts=2, start_steps=2, rl=RLConfig(), steps=1)
+
+
+def stopped_in_starts(out):
+    """The run of several starts after a signal to process 1 alone, and resumed."""
+    config = with_starts(out)
+    iterate = Trainer.iterate
+
+    def interrupted(self):
+        if distributed.rank() == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return iterate(self)
+
+    Trainer.iterate = interrupted
+    with contextlib.suppress(Stopped):
+        fit(config, domains())
+    Trainer.iterate = iterate
+    return found(fit(config, domains(), resume=True))
+
+
 def message(call):
     try:
         call()
@@ -113,6 +137,8 @@ def main(rank, folder):
         "stopped": found(fit(settings(folder / "run", steps=1), domains())),
         "resumed": found(fit(settings(folder / "run"), domains(), resume=True)),
         "taken": message(lambda: fit(settings(folder / "run"), domains())),
+        "starts": found(fit(with_starts(folder / "starts"), domains())),
+        "resumed starts": stopped_in_starts(folder / "resumed starts"),
         "out of time": found(fit(settings(folder / "clock", steps=10**6, max_minutes=0.001), domains())),
         "waiting": after_steps(1, rl=dataclasses.replace(rl, critic_warmup=100)),
         "without rl": after_steps(1, rl=dataclasses.replace(rl, weight=0.0)),

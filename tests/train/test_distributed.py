@@ -58,7 +58,9 @@ def test_two_processes_with_a_clip_each_are_one_with_both(together):
         torch.testing.assert_close(part["exact"]["losses"], alone["losses"], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("case", ["straight", "stopped", "resumed", "out of time", "waiting", "without rl", "apart"])
+@pytest.mark.parametrize(
+    "case", ["straight", "stopped", "resumed", "out of time", "waiting", "without rl", "apart", "starts"]
+)
 def test_all_processes_hold_the_same_state(together, case):
     first, second = (part[case] for part in together)
     assert first["step"] == second["step"]
@@ -78,6 +80,7 @@ def test_each_process_resumes_bit_for_bit(together):
     for part in together:
         assert part["resumed"]["step"] == 2
         assert_same(part["resumed"], part["straight"])
+        assert_same(part["resumed starts"], part["starts"])
 
 
 def test_the_first_process_alone_writes_and_each_keeps_its_state(together, folder):
@@ -142,6 +145,7 @@ def test_torchrun_trains_from_the_command_line(tmp_path):
         *launch, "-m", "rlv2v_fast.cli", "train", "--source", tmp_path / "source", "--target", tmp_path / "target",
         "--out", tmp_path / "run", "--steps", "1", "--size", "16", "--frames", "4", "--network.width", "2",
         "--rl.capacity", "20", "--device", "cpu", "--quiet",
+        "--cache", tmp_path / "cache",
     ]  # fmt: skip
     finished = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert finished.returncode == 0, finished.stderr

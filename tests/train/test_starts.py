@@ -1,17 +1,20 @@
 import dataclasses
 import json
 import signal
+from contextlib import contextmanager
 
 import pytest
 import torch
 
-from rlv2v_fast.errors import TrainingDivergedError
+from rlv2v_fast.errors import InputError, TrainingDivergedError
 from rlv2v_fast.train.checkpoint import checkpoints
-from rlv2v_fast.train.config import LossConfig, NetworkConfig, RLConfig
+from rlv2v_fast.train.config import LossConfig, NetworkConfig, RLConfig, load_config
 from rlv2v_fast.train.run import fit
 from rlv2v_fast.train.selection import judged_clips, translation_distance
+from rlv2v_fast.train.signals import Stopped
 from rlv2v_fast.train.starts import make_trainer, start_configs
 from rlv2v_fast.train.trainer import Trainer
+from tests.train.helpers import assert_same, weights
 
 
 def several(config):
@@ -123,20 +126,69 @@ def test_the_time_of_a_run_counts_its_starts(config, domains):
     assert [p.name for p in checkpoints(config.out)] == ["step_00000000"]
 
 
-def test_an_interrupt_ends_the_starts_and_frees_the_folder(config, domains, monkeypatch):
-    config = dataclasses.replace(several(config), start_steps=10**6)
-    iterate = Trainer.iterate
+@contextmanager
+def interrupted_in(iteration, signum=signal.SIGTERM):
+    """Within the context a signal comes in that iteration, counted over starts and run."""
+    iterate, done = Trainer.iterate, []
 
-    def interrupted(self):
-        signal.raise_signal(signal.SIGINT)
+    def counted(self):
+        done.append(1)
+        if len(done) == iteration:
+            signal.raise_signal(signum)
         return iterate(self)
 
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "iterate", counted)
+        yield
+
+
+@pytest.mark.parametrize("iterations", [1, 3, 5, 7], ids=["first start", "its end", "second start", "run"])
+def test_starts_resume_to_the_weights_they_would_have_had(config, domains, iterations):
+    config = dataclasses.replace(several(config), checkpoint_every=100)
+    straight = fit(dataclasses.replace(config, out=config.out.with_name("straight")), domains)
+    with interrupted_in(iterations), pytest.raises(Stopped) as caught:
+        fit(config, domains)
+    assert caught.value.exit_status == 143
+    trained = [p.name for p in checkpoints(config.out)]
+    assert trained == (["step_00000001"] if iterations == 7 else [])
+    with pytest.raises(InputError, match="already holds a run; pass --resume"):
+        fit(config, domains)
+    assert_same(weights(fit(config, domains, resume=True)), weights(straight))
+    told = [json.loads((out / "starts.json").read_text()) for out in (config.out, config.out.with_name("straight"))]
+    assert told[0] == told[1]
+    assert not (config.out / "starts").exists()
+
+
+def test_killed_starts_resume_from_what_was_saved_last(config, domains, monkeypatch):
+    config = dataclasses.replace(several(config), checkpoint_every=2)
+    straight = fit(dataclasses.replace(config, out=config.out.with_name("straight")), domains)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_):
+        raise Killed
+
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "iterate", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        patch.setattr("rlv2v_fast.train.run._train_to_end", killed)  # every start is judged, no checkpoint is written
+        with pytest.raises(Killed):
             fit(config, domains)
-    assert checkpoints(config.out) == []
-    fit(dataclasses.replace(config, start_steps=1), domains)
+    done = []
+    iterate = Trainer.iterate
+    monkeypatch.setattr(Trainer, "iterate", lambda self: done.append(1) or iterate(self))
+    assert_same(weights(fit(config, domains, resume=True)), weights(straight))
+    assert len(done) == config.steps
+
+
+def test_unfinished_starts_refuse_what_would_change_the_run(config, domains):
+    config = several(config)
+    with interrupted_in(2), pytest.raises(Stopped):
+        fit(config, domains)
+    with pytest.raises(InputError, match="start_steps cannot change when resuming: the run has 3; got 5"):
+        fit(dataclasses.replace(config, start_steps=5), domains, resume=True)
+    with pytest.raises(InputError, match="target holds other videos"):
+        fit(config, {"x": domains["x"], "y": domains["x"]}, resume=True)
+    assert load_config(config.out / "config.yaml") == config
 
 
 def test_each_direction_takes_its_first_best_start(config, domains, monkeypatch):
