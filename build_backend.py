@@ -1,4 +1,5 @@
-"""PEP 517 backend: setuptools, plus the rule that an installed torch is used and never downloaded a second time.
+"""PEP 517 backend: setuptools, plus two rules. An installed torch is used and never downloaded a second time, and a
+build that falls short says so.
 
 Under pip's build isolation torch cannot be imported, but the environment being installed into can still be found on
 disk. Only where it has no torch does the build ask for one.
@@ -7,14 +8,20 @@ disk. Only where it has no torch does the build ask for one.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import re
+import sys
 import sysconfig
+import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 from setuptools import build_meta as _setuptools
 from setuptools.build_meta import *  # noqa: F403  (a PEP 517 backend exposes every hook of the one it wraps)
 
 HEADER = "include/torch/csrc/stable/library.h"
+RECORD = "_build_info.json"
 TORCH_REQUIREMENT = "torch>=2.11"
 
 
@@ -30,6 +37,12 @@ def find_torch() -> Path | None:
     return next((Path(root) for root in roots if root and (Path(root) / HEADER).exists()), None)
 
 
+def torch_version_field(torch: Path, field: str) -> str | None:
+    """A field of torch/version.py, read as text because torch may not be importable here."""
+    match = re.search(rf"^{field}\b[^=]*= *'([^']*)'", (torch / "version.py").read_text(), re.MULTILINE)
+    return match.group(1) if match else None
+
+
 def _torch_if_missing(requirements: list[str]) -> list[str]:
     wanted = os.environ.get("RLV2V_FAST_BUILD", "auto") != "none"
     return [*requirements, TORCH_REQUIREMENT] if wanted and find_torch() is None else requirements
@@ -41,3 +54,47 @@ def get_requires_for_build_wheel(config_settings=None):
 
 def get_requires_for_build_editable(config_settings=None):
     return _torch_if_missing(_setuptools.get_requires_for_build_editable(config_settings))
+
+
+def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
+    name = _setuptools.build_wheel(wheel_directory, config_settings, metadata_directory)
+    with zipfile.ZipFile(Path(wheel_directory) / name) as wheel, suppress(KeyError):
+        _tell_shortfall(json.loads(wheel.read(f"rlv2v_fast/{RECORD}")))
+    return name
+
+
+def build_editable(wheel_directory, config_settings=None, metadata_directory=None):
+    name = _setuptools.build_editable(wheel_directory, config_settings, metadata_directory)
+    with suppress(FileNotFoundError):
+        _tell_shortfall(json.loads((Path(__file__).parent / "rlv2v_fast" / RECORD).read_text()))
+    return name
+
+
+def shortfall(record: dict[str, str], cuda: bool) -> list[str]:
+    """What a build left out that it was to build, with the reason, a sentence each.
+
+    Args:
+        record: what setup.py wrote.
+        cuda: whether the torch that it was built for is a CUDA build.
+    """
+    parts = {"ops_cpu": "C++ operators"} | ({"ops_cuda": "CUDA operators"} if cuda else {})
+    return [
+        f"the {name} were not built, and PyTorch does their work, more slowly: {record[part]}"
+        for part, name in parts.items()
+        if record[part] != "built" and not record[part].startswith("left out by")
+    ]
+
+
+def _tell_shortfall(record: dict[str, str]) -> None:
+    torch = find_torch()
+    for sentence in shortfall(record, torch is not None and torch_version_field(torch, "cuda") is not None):
+        _tell(f"\nrlv2v_fast: {sentence} (rlv2v info says so, too; mend it and install again)\n")
+
+
+def _tell(text: str) -> None:
+    """Write to whoever runs the installer, which shows nothing that a build prints unless it fails."""
+    for place in (f"/proc/{os.getppid()}/fd/2", "/dev/tty"):
+        with suppress(OSError), open(place, "a") as file:
+            file.write(text)
+            return
+    sys.stderr.write(text)

@@ -28,7 +28,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
-from build_backend import find_torch  # noqa: E402
+from build_backend import RECORD, find_torch, torch_version_field  # noqa: E402
 
 MODES = ("auto", "cpu", "cuda", "none")
 # The oldest torch whose stable ABI the operators are compiled against.
@@ -68,19 +68,15 @@ def build_mode() -> str:
     return mode
 
 
-def torch_version_field(torch: Path, field: str) -> str | None:
-    """A field of torch/version.py, read as text because torch may not be importable here."""
-    match = re.search(rf"^{field}\b[^=]*= *'([^']*)'", (torch / "version.py").read_text(), re.MULTILINE)
-    return match.group(1) if match else None
-
-
-def cxx() -> str:
+def cxx() -> list[str]:
+    """The words of the C++ compiler's command: CXX is a program, or one with arguments, as in "ccache g++"."""
     compiler = os.environ.get("CXX", "c++")
-    if shutil.which(compiler) is None:
+    words = [compiler] if shutil.which(compiler) else shlex.split(compiler)
+    if not words or shutil.which(words[0]) is None:
         raise BuildRefusedError(f"no C++ compiler: {compiler!r} was not found on PATH")
     if platform.system() == "Windows":
         raise BuildRefusedError("the C++ operators are built with GCC or Clang, which this Windows build does not use")
-    return compiler
+    return words
 
 
 def build_tool(name: str):
@@ -168,22 +164,38 @@ def cuda_objects(torch: Path) -> list[Object]:
     return objects
 
 
-def run_ninja(folder: Path, compilers: dict[str, str], objects: list[Object], output: Path, link: list[str]) -> None:
+def ninja_path(path: object) -> str:
+    """A path as a build statement of ninja names it; ninja itself quotes it for the shell."""
+    return re.sub(r"([$ :])", r"$\1", str(path))
+
+
+def ninja_words(words: list[str]) -> str:
+    """Words of a command as a variable of ninja holds them, quoted for the shell: paths may have spaces in them."""
+    return shlex.join(words).replace("$", "$$")
+
+
+def run_ninja(
+    folder: Path, compilers: dict[str, list[str]], objects: list[Object], output: Path, link: list[str]
+) -> None:
     ninja = build_tool("ninja")
     folder.mkdir(parents=True, exist_ok=True)
+    commands = {rule: ninja_words(words) for rule, words in compilers.items()}
     rules = [
-        f"rule cxx\n  command = {compilers['cxx']} -MMD -MF $out.d $flags -c $in -o $out\n  depfile = $out.d\n"
+        f"rule cxx\n  command = {commands['cxx']} -MMD -MF $out.d $flags -c $in -o $out\n  depfile = $out.d\n"
         "  deps = gcc",
-        f"rule link\n  command = {compilers['cxx']} -shared $in -o $out $flags",
+        f"rule link\n  command = {commands['cxx']} -shared $in -o $out $flags",
     ]
-    if "nvcc" in compilers:
+    if "nvcc" in commands:
         rules.append(
-            f"rule nvcc\n  command = {compilers['nvcc']} -MD -MF $out.d $flags -c $in -o $out\n  depfile = $out.d\n"
+            f"rule nvcc\n  command = {commands['nvcc']} -MD -MF $out.d $flags -c $in -o $out\n  depfile = $out.d\n"
             "  deps = gcc"
         )
-    edges = [f"build {item.name}.o: {item.rule} {item.source}\n  flags = {' '.join(item.flags)}" for item in objects]
-    inputs = " ".join(f"{item.name}.o" for item in objects)
-    edges.append(f"build {output.name}: link {inputs}\n  flags = {' '.join(link)}")
+    edges = [
+        f"build {ninja_path(item.name)}.o: {item.rule} {ninja_path(item.source)}\n  flags = {ninja_words(item.flags)}"
+        for item in objects
+    ]
+    inputs = " ".join(f"{ninja_path(item.name)}.o" for item in objects)
+    edges.append(f"build {ninja_path(output.name)}: link {inputs}\n  flags = {ninja_words(link)}")
     (folder / "build.ninja").write_text("\n".join(rules + edges) + "\n")
     command = [os.path.join(ninja.BIN_DIR, "ninja"), "-C", str(folder)]
     result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -211,7 +223,7 @@ class BuildNative(build_ext):
         info: dict[str, object] = {"mode": mode, "version": version()}
         for part, build in parts.items():
             info[part] = self.attempt(part, build, mode)
-        path = self.target("_build_info.json")
+        path = self.target(RECORD)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(info, indent=1) + "\n")
 
@@ -243,7 +255,7 @@ class BuildNative(build_ext):
     def build_cuda(self) -> None:
         torch = torch_or_refuse()
         nvcc = nvcc_for(torch)
-        compilers = {"cxx": cxx(), "nvcc": nvcc}
+        compilers = {"cxx": cxx(), "nvcc": [nvcc]}
         include = cuda_flags(nvcc, "INCLUDES")
         objects = [Object(o.source, o.name, [*o.flags, *include], o.rule) for o in cuda_objects(torch)]
         link = [f"-L{torch}/lib", "-ltorch_cpu", "-ltorch_cuda", *cuda_flags(nvcc, "LIBRARIES"), "-lcudart"]
@@ -261,7 +273,7 @@ class BuildNative(build_ext):
             f"-I{ROOT}/csrc",
             f"-I{pybind11.get_include()}",
             f"-I{sysconfig.get_path('include')}",
-            *(f"'-D{name}=\"{value}\"'" for name, value in defines.items()),
+            *(f'-D{name}="{value}"' for name, value in defines.items()),
         ]
         objects = [Object(ROOT / "csrc/bindings.cpp", "bindings", flags)]
         suffix = sysconfig.get_config_var("EXT_SUFFIX")

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import textwrap
 import zipfile
 from pathlib import Path
 
@@ -129,6 +131,61 @@ def test_every_native_source_is_compiled_under_a_name_of_its_own():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
     sources = {str(path.relative_to(ROOT)) for suffix in ("cpp", "cu") for path in (ROOT / "csrc").rglob(f"*.{suffix}")}
     assert set(done.stdout.split()) == sources - {"csrc/bindings.cpp"}
+
+
+COMPILER = """#!/bin/sh
+for word; do printf '%s\\n' "$word"; done >> "$(dirname "$0")/words"
+while [ "$1" != -o ]; do shift; done
+touch "$2" "$2.d"
+"""
+
+
+def test_paths_with_spaces_reach_the_compiler_whole(tmp_path):
+    root = tmp_path / "my $HOME & it's" / "a: checkout"
+    for name in ("setup.py", "build_backend.py", "csrc", "rlv2v_fast/__init__.py", "kernels/__init__.py"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, root / name)
+    torch_home = root / "torch"
+    for folder in ("include", "lib", "version.py"):
+        torch_home.mkdir(exist_ok=True)
+        (torch_home / folder).symlink_to(Path(torch.__file__).parent / folder)
+    compiler = root / "c++"
+    compiler.write_text(COMPILER)
+    compiler.chmod(0o755)
+    command = [sys.executable, "setup.py", "build_ext", "--inplace"]
+    changes = {"RLV2V_FAST_BUILD": "cpu", "CXX": str(compiler), "RLV2V_FAST_TORCH": str(torch_home)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env={**os.environ, **changes})
+    assert done.returncode == 0, done.stdout
+    record = json.loads((root / "rlv2v_fast/_build_info.json").read_text())
+    assert (record["ops_cpu"], record["bindings"]) == ("built", "built")
+    words = (root / "words").read_text().splitlines()
+    assert set(map(str, (root / "csrc").rglob("*/cpu/*.cpp"))) <= set(words)
+    assert {f"-I{root}/csrc", f"-I{torch_home}/include", f"-L{torch_home}/lib"} <= set(words)
+    assert f'-DRLV2V_VERSION="{record["version"]}"' in words
+
+
+def test_what_a_build_was_to_make_and_did_not_is_told():
+    script = """if True:
+        built = {"ops_cpu": "built", "ops_cuda": "nvcc was not found"}
+        print(b.shortfall(built, False), len(b.shortfall(built, True)))
+        print(b.shortfall({**built, "ops_cpu": "left out by RLV2V_FAST_BUILD=none"}, False))
+        print(b.shortfall({**built, "ops_cpu": "no C++ compiler"}, False))
+    """
+    told = backend(textwrap.dedent(script.replace("if True:", "")))
+    assert told.splitlines() == [
+        "[] 1",
+        "[]",
+        "['the C++ operators were not built, and PyTorch does their work, more slowly: no C++ compiler']",
+    ]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
+def test_an_installer_that_hides_a_build_shows_its_shortfall():
+    record = {"ops_cpu": "no C++ compiler", "ops_cuda": "built"}
+    hook = f"import build_backend as b; print('hidden'); b._tell_shortfall({record})"
+    installer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {hook!r}], capture_output=True)"
+    done = subprocess.run([sys.executable, "-c", installer], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert (done.stdout, done.stderr.count("no C++ compiler"), done.stderr.count("hidden")) == ("", 1, 0)
 
 
 def test_a_missing_library_has_a_reason(monkeypatch, tmp_path):
