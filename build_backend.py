@@ -93,8 +93,21 @@ def _tell_shortfall(record: dict[str, str]) -> None:
 
 def _tell(text: str) -> None:
     """Write to whoever runs the installer, which shows nothing that a build prints unless it fails."""
-    for place in (f"/proc/{os.getppid()}/fd/2", "/dev/tty"):
+    for place in (*_errors_of_parent(), "/dev/tty"):
         with suppress(OSError), open(place, "a") as file:
             file.write(text)
             return
     sys.stderr.write(text)
+
+
+def _errors_of_parent() -> list[str]:
+    """Where the installer writes errors, on Linux. Not a file that it does not append to: its next line would go over
+    ours.
+    """
+    process = Path("/proc", str(os.getppid()))
+    with suppress(OSError):
+        flags = re.search(r"^flags:\s*([0-7]+)$", (process / "fdinfo" / "2").read_text(), re.MULTILINE)
+        appends = flags is not None and int(flags.group(1), 8) & os.O_APPEND
+        if appends or not (process / "fd" / "2").is_file():
+            return [str(process / "fd" / "2")]
+    return []
