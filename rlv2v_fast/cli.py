@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import json
 import math
+import os
 import sys
 import types
 import typing
@@ -20,13 +21,17 @@ from typing import Annotated, Any, Literal
 import tyro
 
 import rlv2v_fast
-from rlv2v_fast.errors import InputError
+from rlv2v_fast.errors import InputError, PipeClosedError
 from rlv2v_fast.train import signals
 from rlv2v_fast.train.config import COMMON, TrainConfig, load_config, presets, resolve, resolve_device
 
 _CONFIG_HELP = "YAML file or preset with values for other flags; those given here override it. Presets:\n" + "\n".join(
     f"- {name}: {summary}" for name, summary in presets().items()
 )
+
+
+# Stands for standard input and output.
+PIPE = Path("-")
 
 
 @dataclass(frozen=True)
@@ -53,12 +58,13 @@ class Look:
 
 @dataclass(frozen=True)
 class Translate:
-    """Translate a video of any length and size."""
+    """Translate a video of any length and size, or all videos of a folder."""
 
     input: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="INPUT")]
-    """Video, gif, webp or folder of frames."""
+    """Video, gif, webp or folder of frames; a folder of videos; or - for raw video (y4m) from standard input."""
     output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")]
-    """mp4, mov, webm, avi, gif or webp by suffix; no suffix writes a folder of png frames."""
+    """mp4, mov, webm, avi, gif or webp by suffix; no suffix writes a folder of png frames. Of a folder of videos, a
+    folder for their translations. - for raw video (y4m) to standard output."""
     model: Path
     """Folder of a run, a checkpoint or a saved model, or a .cube file. A run stands for its best model, or its newest
     checkpoint."""
@@ -68,6 +74,8 @@ class Translate:
     """cpu, cuda, cuda:N, or auto."""
     chunk: int = 8
     """Frames translated at once: fewer take less memory, and the result is the same."""
+    max_height: Annotated[int | None, tyro.conf.arg(metavar="PIXELS", help_behavior_hint="")] = None
+    """Make higher frames this high first."""
     quiet: bool = False
     """No progress bar."""
 
@@ -163,22 +171,60 @@ def look(command: Look) -> None:
 
 
 def translate(command: Translate) -> None:
-    from rlv2v_fast.train.translate import load_model, translate_file
+    from rlv2v_fast.train.folder import PATIENCE, is_folder_of_videos
+    from rlv2v_fast.train.translate import load_model
 
     if command.chunk < 1:
         raise InputError(f"chunk must be at least 1; got {command.chunk}")
+    if command.max_height is not None and command.max_height < 1:
+        raise InputError(f"max_height must be at least 1; got {command.max_height}")
+    if is_folder_of_videos(command.input):
+        from rlv2v_fast.train.distributed import joined
+
+        with joined(command.device, patience=PATIENCE) as name:
+            return _translate_folder(command, resolve_device(name))
     device = resolve_device(command.device)
     model = load_model(command.model, device)
-    count = translate_file(
-        model,
+    count = _translate_one(command, model, device, command.input, command.output)
+    report = sys.stderr if command.output == PIPE else sys.stdout
+    print(f"{command.output}: {count} frames", file=report)
+    return None
+
+
+def _translate_one(command: Translate, model: Any, device: Any, source: Path, output: Path) -> int:
+    """The number of frames of a video that were translated."""
+    from rlv2v_fast.train.pipe import translate_pipe
+    from rlv2v_fast.train.translate import translate_file
+
+    settings: dict[str, Any] = {
+        "direction": command.direction,
+        "device": device,
+        "chunk": command.chunk,
+        "max_height": command.max_height,
+    }
+    if PIPE in (source, output):
+        return translate_pipe(model, source, output, **settings)
+    return translate_file(model, source, output, quiet=command.quiet, **settings)
+
+
+def _translate_folder(command: Translate, device: Any) -> None:
+    from rlv2v_fast.train.distributed import rank
+    from rlv2v_fast.train.folder import model_digest, translate_folder
+    from rlv2v_fast.train.translate import load_model
+
+    model = load_model(command.model, device)
+    outcome = translate_folder(
         command.input,
         command.output,
-        direction=command.direction,
-        device=device,
-        chunk=command.chunk,
-        quiet=command.quiet,
+        {"model": model_digest(command.model), "direction": command.direction, "max_height": command.max_height},
+        lambda source, output: _translate_one(command, model, device, source, output),
+        lambda sentence: print(f"rlv2v: {sentence}", file=sys.stderr),
     )
-    print(f"{command.output}: {count} frames")
+    if rank() == 0:
+        print(f"{command.output}: {outcome}")
+    if outcome.failed:
+        more = f" and {len(outcome.failed) - 1} more" if len(outcome.failed) > 1 else ""
+        raise InputError(f"not every video of {str(command.input)!r} was translated: {outcome.failed[0]}{more}")
 
 
 def evaluate(command: Evaluate) -> None:
@@ -319,6 +365,10 @@ def main(arguments: list[str] | None = None) -> None:
         stopped = error if isinstance(error, signals.Stopped) else signals.Stopped()
         print(f"rlv2v: {stopped}", file=sys.stderr)
         raise SystemExit(stopped.exit_status) from None
+    except PipeClosedError:
+        # Silent and with the status of a program that a closed pipe ends. Nothing is left to flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + 13) from None
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The exceptions for what a user can correct."""
+"""The exceptions for what a user can correct, and for what ends a command without a fault."""
 
 
 class InputError(ValueError):
@@ -11,3 +11,7 @@ class InputError(ValueError):
 
 class TrainingDivergedError(InputError):
     """A loss became NaN or infinite."""
+
+
+class PipeClosedError(Exception):
+    """Whoever reads standard output has closed it, as a player does when its window is closed. It is no fault."""

@@ -1,8 +1,11 @@
+import io
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -162,6 +165,55 @@ def test_translate_writes_the_video(trained, videos, tmp_path, capsys):
     assert run("translate", "--model", trained, source, tmp_path / "out.mp4", "--quiet") == 0
     assert len(list(read_frames(tmp_path / "out.mp4"))) == 6
     assert "6 frames" in capsys.readouterr().out
+
+
+def test_a_folder_is_translated_into_a_folder(trained, videos, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    for path in (videos / "source").iterdir():
+        shutil.copy(path, tmp_path / "in")
+    arguments = ["translate", "--model", trained, tmp_path / "in", tmp_path / "out", "--quiet", "--max-height", 8]
+    assert run(*arguments) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'out'}: 2 translated (12 frames)\n"
+    assert next(read_frames(next((tmp_path / "out").glob("*.mp4")))).shape == (8, 8, 3)
+    assert run(*arguments) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'out'}: 0 translated (0 frames), 2 already there\n"
+    (tmp_path / "in" / "noise.mp4").write_bytes(b"noise")
+    told = fails(capsys, *arguments)
+    assert "not every video of" in told
+    assert "noise.mp4" in told
+
+
+def test_raw_video_goes_through_pipes(trained, videos, tmp_path, monkeypatch, capsys):
+    """From a file into a pipe, from pipe to pipe, and from a pipe into a file."""
+    source = next((videos / "source").iterdir())
+
+    def through(arguments, given=b""):
+        """Exit status, standard output and standard error."""
+        output = io.BytesIO()
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
+            patch.setattr(sys, "stdout", io.TextIOWrapper(output, write_through=True))
+            status = run("translate", "--model", trained, "--device", "cpu", *arguments)
+            return status, output.getvalue(), capsys.readouterr().err
+
+    status, first, told = through([source, "-"])
+    assert (status, told) == (0, "-: 6 frames\n")
+    second = through(["-", "-"], first)[1]
+    assert second.count(b"FRAME\n") == 6
+    assert through(["-", tmp_path / "out.mp4"], second)[0] == 0
+    assert len(list(read_frames(tmp_path / "out.mp4"))) == 6
+    status, _, told = through(["-", tmp_path / "no.mp4"], second[:-10])
+    assert (status, told) == (2, "rlv2v: input '-' ends within a frame\n")
+    assert not (tmp_path / "no.mp4").exists()
+
+
+def test_a_player_that_is_closed_ends_the_command_silently(trained, videos):
+    source = next((videos / "source").iterdir())
+    command = [sys.executable, "-m", "rlv2v_fast", "translate", "--model", trained, "--device", "cpu", source, "-"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(rlv2v_fast.__file__).parents[1])}
+    player = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    player.stdout.close()
+    assert (player.stderr.read(), player.wait(60)) == (b"", 141)
 
 
 def test_evaluate_prints_and_writes_scores(trained, videos, tmp_path, capsys):

@@ -59,6 +59,7 @@ _FORMATS = {
     # The libwebp_anim encoder would merge equal frames and hold all of them; libwebp encodes one by one.
     ".webp": _Format("libwebp", {"quality": "95"}, ticks=1000, max_fps=1000, container_options={"loop": "0"}),
 }
+OUTPUT_SUFFIXES = frozenset(_FORMATS)
 _BT709 = 1  # AVCOL_SPC_BT709, AVCOL_PRI_BT709 and AVCOL_TRC_BT709 share this value
 _LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG
 

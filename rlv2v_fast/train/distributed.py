@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -23,11 +24,12 @@ SEED_STRIDE = 1_000_003
 
 
 @contextmanager
-def joined(device: str) -> Iterator[str]:
+def joined(device: str, *, patience: timedelta | None = None) -> Iterator[str]:
     """Join the processes that torchrun started, if it did; gives the name of this process's device.
 
     Args:
         device: as configured. In a run of several processes, any name of a GPU stands for the GPU of this process.
+        patience: how long a process waits for another before it fails; by default as torch.distributed has it.
     """
     if not dist.is_available() or not dist.is_torchelastic_launched() or os.environ.get("WORLD_SIZE") == "1":
         yield device
@@ -41,7 +43,7 @@ def joined(device: str) -> Iterator[str]:
             )
         device = f"cuda:{index}"
         torch.cuda.set_device(index)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=patience)
     try:
         yield device
     finally:
@@ -93,12 +95,20 @@ def from_first(decide: Callable[[], T]) -> T:
     return answer[0]
 
 
+def from_each(value: T) -> list[T]:
+    """The value that each process gives, in the order of their numbers."""
+    values: list[Any] = [value]
+    if count() > 1:
+        values = [None] * count()
+        dist.all_gather_object(values, value)
+    return values
+
+
 def average_numbers(numbers: dict[str, float]) -> dict[str, float]:
     """The mean of each number over the processes that have a number of that name."""
     if count() == 1:
         return numbers
-    every: list[dict[str, float]] = [{} for _ in range(count())]
-    dist.all_gather_object(every, numbers)
+    every = from_each(numbers)
     names = dict.fromkeys(name for one in every for name in one)
     values = {name: [one[name] for one in every if name in one] for name in names}
     return {name: sum(each) / len(each) for name, each in values.items()}

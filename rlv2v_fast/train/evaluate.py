@@ -16,8 +16,8 @@ from rlv2v_fast.looks.look import Look
 from rlv2v_fast.metrics.frame import psnr, ssim
 from rlv2v_fast.metrics.video import temporal_difference, temporal_error
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN
+from rlv2v_fast.train.frames import pieces
 from rlv2v_fast.train.pairs import by_name, shape_of
-from rlv2v_fast.train.translate import pieces
 
 # Frames translated at once.
 _AT_ONCE = 8

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from rlv2v_fast.data.video import probe, read_frames, to_tensor, to_uint8
+from rlv2v_fast.data.scale import lowered, scaled
+from rlv2v_fast.data.video import probe, read_frames, to_uint8
 from rlv2v_fast.data.writer import VideoWriter
 from rlv2v_fast.looks.cube import read_cube
 from rlv2v_fast.looks.look import Look
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN
 from rlv2v_fast.train.checkpoint import model_folder
+from rlv2v_fast.train.frames import pieces
 
 
 def load_model(path: Path, device: torch.device, *, backend: str = "auto") -> RLV2VGAN | Look:
@@ -29,13 +27,6 @@ def load_model(path: Path, device: torch.device, *, backend: str = "auto") -> RL
     return RLV2VGAN.from_pretrained(model_folder(path), backend=backend).to(device)
 
 
-def pieces(frames: Iterable[np.ndarray], chunk: int, device: torch.device) -> Iterator[Tensor]:
-    """Tensors (1, t, 3, H, W) of at most `chunk` consecutive frames each."""
-    stream = iter(frames)
-    while group := list(itertools.islice(stream, chunk)):
-        yield to_tensor(np.stack(group)).unsqueeze(0).to(device)
-
-
 def translate_file(
     model: RLV2VGAN | Look,
     source: Path,
@@ -44,11 +35,13 @@ def translate_file(
     direction: str = "x2y",
     device: torch.device | None = None,
     chunk: int = 8,
+    max_height: int | None = None,
     quiet: bool = True,
 ) -> int:
     """The number of frames of a video file that were translated and written to output.
 
-    The output has the frame count, rate and size of the source, and its audio if the format of output can hold it.
+    The output has the frame count, rate and size of the source (unless max_height lowers it), and its audio if the
+    format of output can hold it.
     Memory does not grow with the video's length. If the source proves to be damaged, there is no output.
 
     Args:
@@ -56,18 +49,21 @@ def translate_file(
         output: mp4, mov, webm, avi, gif or webp by suffix; no suffix writes a folder of png.
         direction: "x2y" or "y2x".
         chunk: frames translated at once.
+        max_height: frames that are higher, in pixels, are made smaller first, in their shape.
 
     Raises:
         InputError: source cannot be read, or output cannot be written.
     """
     info = probe(source)
+    size = lowered(info.width, info.height, max_height)
     device = device or model.device
     count = 0
     with (
-        VideoWriter(output, info.width, info.height, info.fps, audio_from=source if info.has_audio else None) as writer,
+        VideoWriter(output, *size, info.fps, audio_from=source if info.has_audio else None) as writer,
         tqdm(total=info.frames, unit="frame", disable=quiet) as bar,
     ):
-        for piece in model.translate_stream(pieces(read_frames(source), chunk, device), direction):
+        frames = (scaled(frame, size) for frame in read_frames(source))
+        for piece in model.translate_stream(pieces(frames, chunk, device), direction):
             for frame in to_uint8(piece[0].cpu()):
                 writer.write(frame)
                 count += 1

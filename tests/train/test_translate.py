@@ -96,7 +96,7 @@ def test_evaluate_holds_a_few_frames_however_many_there_are(tmp_path, model, mon
         most.append(len(alive))
         return tensor
 
-    monkeypatch.setattr("rlv2v_fast.train.translate.to_tensor", lambda frames: watched(to_tensor(frames)))
+    monkeypatch.setattr("rlv2v_fast.train.frames.to_tensor", lambda frames: watched(to_tensor(frames)))
     monkeypatch.setattr("rlv2v_fast.train.evaluate.to_tensor", lambda frames: watched(to_tensor(frames)))
     scores = evaluate(model, source, source, device=CPU)
     assert scores["mean"]["identity_temporal_error"] == 0
