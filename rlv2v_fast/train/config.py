@@ -76,13 +76,15 @@ class LossConfig:
     """Share of the run's steps before the cycle loss starts. Started at once, it keeps wrong pairs of colours."""
     contrast: float = 0.0
     """Weight of a loss against translations that swap light and dark, which the paper does not have."""
+    pairs: float = 10.0
+    """Weight of the distance to the truth on true pairs, where a run has them (pairs)."""
     r1: float = 0.0
     """Weight of the R1 gradient penalty on real clips; 0 leaves it out."""
     augment: tuple[Literal["translation", "cutout", "brightness"], ...] = ()
     """Random changes (DiffAugment) to everything that a discriminator sees in training."""
 
     def __post_init__(self) -> None:
-        for name in ("style", "recurrent", "recycle", "video", "cycle", "contrast", "r1"):
+        for name in ("style", "recurrent", "recycle", "video", "cycle", "contrast", "pairs", "r1"):
             _require(f"loss.{name}", getattr(self, name), "at least 0", getattr(self, name) >= 0)
         _require("loss.cycle_from", self.cycle_from, "in [0, 1]", 0 <= self.cycle_from <= 1)
 
@@ -204,7 +206,8 @@ class TrainConfig:
     out: Path | None = None
     """Folder of the run: checkpoints, previews, metrics.jsonl, config.yaml."""
     pairs: Path | None = None
-    """Folder of true pairs, source/ and target/: videos or pictures of the same names. The look is fitted to them."""
+    """Folder of true pairs, source/ and target/: videos or pictures of the same names. The look is fitted to them, and
+    a game learns from them too (loss.pairs)."""
     few_shot: int | None = None
     """Use only the first K target videos by name."""
     size: int = 64
@@ -227,6 +230,9 @@ class TrainConfig:
     """Short runs from different seeds before the first step. The run goes on from the best of them."""
     start_steps: int = 400
     """Iterations of each start, if there are several; steps does not count them."""
+    start_failed: float | None = None
+    """Unpaired distance of x2y above which the best start has failed: starts go on, up to twice as many, until one has
+    not. None takes the best of `starts`."""
     start_window: int | None = None
     """Consecutive frames of a clip that an iteration of a start sees; by default as window."""
     select_every: int | None = None
@@ -275,9 +281,9 @@ class TrainConfig:
         each = 3 * (self.rl.state_frames + 2) * self.size**2 / 2**30
         holds_one = self.rl.weight == 0 or self.rl.buffer_gib >= each
         _require("rl.buffer_gib", self.rl.buffer_gib, f"at least {each:.2g}, the size of one transition", holds_one)
+        _require("start_failed", self.start_failed, "above 0", self.start_failed is None or self.start_failed > 0)
         _require("max_minutes", self.max_minutes, "above 0", self.max_minutes is None or self.max_minutes > 0)
         _require("cache_gib", self.cache_gib, "at least 0", self.cache_gib >= 0)
-        _require("look", self.look, "auto where pairs are given", self.pairs is None or self.look == "auto")
         _require("few_shot", self.few_shot, "at least 1", self.few_shot is None or self.few_shot >= 1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from rlv2v_fast.data.clips import find_videos
 from rlv2v_fast.data.video import frame_files, read_frames, to_tensor
+from rlv2v_fast.domains import DOMAINS
 from rlv2v_fast.errors import InputError
 
 # Frames of all pairs that are used, and the largest short side at which they are: more tell no more about a look.
@@ -67,6 +69,22 @@ def shape_of(path: Path) -> tuple[int, int, int, int]:
     for frame in read_frames(path):
         count, (height, width, channels) = count + 1, frame.shape
     return count, channels, height, width
+
+
+@functools.lru_cache(maxsize=2)
+def square_pairs(folder: Path, size: int) -> dict[str, Tensor]:
+    """The frames of read_pairs as a game takes them: "x" and "y", (N, 3, size, size), the middle square of each."""
+    return {
+        domain: torch.stack([_square(frame, size) for frame in frames])
+        for domain, frames in zip(DOMAINS, read_pairs(folder), strict=True)
+    }
+
+
+def _square(frame: Tensor, size: int) -> Tensor:
+    side = min(frame.shape[1:])
+    top, left = ((length - side) // 2 for length in frame.shape[1:])
+    middle = frame[None, :, top : top + side, left : left + side]
+    return torch.nn.functional.interpolate(middle, size, mode="bilinear", antialias=True)[0]
 
 
 def _small(frame: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ _SEED_STEP = 7919
 
 
 def start_configs(config: TrainConfig) -> list[TrainConfig]:
-    """The config of each start: a seed of its own, and only the adversarial losses on single frames.
+    """The config of each start that there may be: a seed of its own, and only the adversarial losses on single frames.
 
     A start has no cycle or ReCycle loss, so that each direction can be judged alone. It has no contrast loss, because
     dark must be free to become bright at first. It has no augmentation, because it is too short to memorize the clips.
@@ -52,10 +52,12 @@ def start_configs(config: TrainConfig) -> list[TrainConfig]:
         rl=RLConfig(),
         optim=dataclasses.replace(config.optim, decay=False),
         starts=1,
+        start_failed=None,
         start_window=None,
         select_every=None,
     )
-    return [dataclasses.replace(start, seed=config.seed + index * _SEED_STEP) for index in range(config.starts)]
+    count = config.starts if config.start_failed is None else 2 * config.starts
+    return [dataclasses.replace(start, seed=config.seed + index * _SEED_STEP) for index in range(count)]
 
 
 def make_trainer(
@@ -119,7 +121,7 @@ class Race:
                     _adopt(self.trainer.model, self._rival.model, domain)
                 self.distances[direction].append(found[direction])
             self._rival = None
-            self._over = self._over or self._index() == len(self._configs)
+            self._over = self._over or self._is_enough()
             judged()
         if any(min(each) == math.inf for each in self.distances.values()):
             raise TrainingDivergedError(f"every start diverged: {self._reason}")
@@ -135,6 +137,13 @@ class Race:
             self._reason = str(error)
             return dict.fromkeys(DIRECTIONS, math.inf)
         return {name: translation_distance(rival.model, clips, name) for name in DIRECTIONS}
+
+    def _is_enough(self) -> bool:
+        """Whether all starts are done that are due, and one of them has not failed if more may be drawn."""
+        failed = self.trainer.config.start_failed
+        if failed is not None and min(self.distances["x2y"]) > failed:
+            return self._index() == len(self._configs)
+        return self._index() >= self.trainer.config.starts
 
     def _index(self) -> int:
         """Of the start that is next."""

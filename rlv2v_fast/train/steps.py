@@ -108,6 +108,19 @@ def r1_losses(discriminators: Mapping[str, nn.Module], real: Mapping[str, Tensor
     return losses
 
 
+def pair_losses(networks: Networks, pairs: Mapping[str, Tensor], config: LossConfig) -> Losses:
+    """The weighted distance of translated frames to their truth, for frames of x and of y that show the same.
+
+    Args:
+        pairs: "x" and "y", (B, 3, H, W) in [-1, 1]. Each frame is a clip of its own.
+    """
+    clips = {domain: frames[:, None] for domain, frames in pairs.items()}
+    return {
+        f"pairs_{domain}": config.pairs * distance(fake, clips[domain], config.distance)
+        for domain, fake in translate_both(networks, clips).items()
+    }
+
+
 def policy_losses(
     networks: Networks,
     real: Mapping[str, Tensor],

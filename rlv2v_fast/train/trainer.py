@@ -20,6 +20,7 @@ from rlv2v_fast.train import distributed
 from rlv2v_fast.train.checkpoint import load_state, save_checkpoint
 from rlv2v_fast.train.config import TrainConfig, changed_fields, from_dict, to_dict
 from rlv2v_fast.train.logging import preview_sheet, save_preview
+from rlv2v_fast.train.pairs import square_pairs
 from rlv2v_fast.train.protocols import ClipSource
 from rlv2v_fast.train.reinforcement import Reinforcement
 from rlv2v_fast.train.steps import (
@@ -27,6 +28,7 @@ from rlv2v_fast.train.steps import (
     Networks,
     discriminator_losses,
     frozen,
+    pair_losses,
     policy_losses,
     r1_losses,
     translate_both,
@@ -189,6 +191,14 @@ class Trainer:
             clips = clips[:, first : first + window]
         return clips.to(self.device)
 
+    def _draw_pairs(self) -> dict[str, Tensor]:
+        """A batch of true pairs, {} where the run has none."""
+        if self.config.pairs is None or not self.config.loss.pairs:
+            return {}
+        pairs = square_pairs(self.config.pairs, self.config.size)
+        chosen = torch.randint(len(pairs["x"]), (self.config.optim.batch_size,), generator=self.data_random)
+        return {domain: frames[chosen].to(self.device) for domain, frames in pairs.items()}
+
     def _schedule(self) -> None:
         """Lower the optimizers' steps as the run proceeds, if config.optim.decay."""
         if not self.config.optim.decay:
@@ -224,6 +234,8 @@ class Trainer:
             parts = [
                 policy_losses(self.networks, real, fake, self.config.loss, self.augment_random, self._cycle_weight())
             ]
+            if pairs := self._draw_pairs():
+                parts[0] |= pair_losses(self.networks, pairs, self.config.loss)
         if self.reinforcement is not None and acted is not None:
             with self._autocast():
                 parts.append(self.reinforcement.actor_losses(acted))

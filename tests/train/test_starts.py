@@ -95,6 +95,13 @@ def test_starts_end_when_it_is_over_and_the_best_goes_on(config, domains):
     assert translation_distance(trainer.model, judged_clips(domains)) == min(told["x2y"])
 
 
+@pytest.mark.parametrize(("failed", "drawn"), [(1e-9, 4), (1e9, 2), (None, 2)])
+def test_starts_go_on_until_one_has_not_failed(config, domains, failed, drawn):
+    config = dataclasses.replace(several(config), start_steps=1, start_failed=failed)
+    _, told = make_trainer(config, domains)
+    assert [len(distances) for distances in told.values()] == [drawn, drawn]
+
+
 def diverging(monkeypatch, seeds):
     iterate = Trainer.iterate
 
