@@ -77,8 +77,8 @@ def settle(domains: Mapping[str, ClipSource], pairs: Path | None = None) -> Sett
     Raises:
         InputError: pairs is not what read_pairs takes.
     """
-    # Where there are few clips, the same one comes several times.
-    clips = {domain: torch.unique(domains[domain].spread(MOMENTS), dim=0) for domain in OTHER}
+    # Large clips are let go at once: a look is estimated from small frames. Of few clips, some come several times.
+    clips = {domain: torch.unique(frames_of(domains[domain].spread(MOMENTS)), dim=0) * 2 - 1 for domain in OTHER}
     estimates = {name: estimate(clips[OTHER[domain]], clips[domain]) for name, domain in DIRECTIONS.items()}
     if pairs is not None:
         source, target = read_pairs(pairs)
