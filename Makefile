@@ -4,7 +4,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format gpu-test bench looks clean
+.PHONY: help install demo test lint format gpu-test bench looks docs clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,10 @@ bench: .venv/installed ## measure on this CPU, in about 18 minutes on 2 cores
 	$(BENCH) scaling --op convlstm rpb-between --case A --phase fwd_bwd --memory --rounds 3 --backend naive cpp
 	$(BENCH) regression --update
 	$(BENCH) report --page --readme
+
+docs: .venv/installed ## write the documentation as a site, into build/site; warnings are errors
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt 'mkdocs-material>=9.6'
+	$(BIN)/mkdocs build --strict --quiet
 
 # About two hours of one core. Where the weights differ, looks/prior.py must name the new hash.
 PICTURES = build/pictures
