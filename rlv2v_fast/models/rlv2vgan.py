@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from rlv2v_fast.domains import DIRECTIONS, DOMAINS
 from rlv2v_fast.errors import InputError
+from rlv2v_fast.models.card import CARD_FILE, model_card
 from rlv2v_fast.models.discriminator import Discriminator
 from rlv2v_fast.models.generator import OUTPUTS, START, STRIDE, Generator
 from rlv2v_fast.models.local import LocalGenerator, PatchDiscriminator
@@ -174,14 +175,21 @@ class RLV2VGAN(nn.Module):
             output = output[..., :height, :width]
             yield _bytes(output) if piece.dtype == torch.uint8 else output
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json and model.safetensors into folder, made if missing."""
+    def save_pretrained(
+        self, folder: str | Path, facts: Mapping[str, object] | None = None, *, settings: str = ""
+    ) -> None:
+        """Write config.json, model.safetensors and a model card (README.md) into folder, made if missing.
+
+        Args:
+            facts: what the card says of the training, by name. settings: of the run, as YAML, for the card.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         save_file(tensors, folder / WEIGHTS_FILE)
         record = {"format": FORMAT, "model": asdict(self.config)}
         (folder / CONFIG_FILE).write_text(json.dumps(record, indent=1) + "\n")
+        (folder / CARD_FILE).write_text(model_card(self.config, facts or {}, settings))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, backend: str = "auto") -> RLV2VGAN:

@@ -25,8 +25,9 @@ from rlv2v_fast.models.rlv2vgan import CONFIG_FILE, RLV2VGAN
 from rlv2v_fast.train import distributed
 
 FORMAT = 1
-STATE_FILE, BEST_FILE = "state.pt", "best.json"
+STATE_FILE, BEST_FILE, SETTINGS_FILE = "state.pt", "best.json", "config.yaml"
 _PREFIX = "step_"
+_PATHS = ("source:", "target:", "out:", "pairs:", "cache:")
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -51,7 +52,7 @@ def save_checkpoint(run: Path, step: int, model: RLV2VGAN, state: dict[str, Any]
         with _written(f"checkpoint {folder}"):
             if first:
                 unfinished.mkdir(parents=True)
-                model.save_pretrained(unfinished)
+                model.save_pretrained(unfinished, {"step": step}, settings=_settings(run))
             distributed.any_true(False)  # the folder is there
             torch.save({"format": FORMAT, "step": step, **state}, unfinished / state_file(distributed.rank()))
             distributed.any_true(False)  # every file is there
@@ -73,7 +74,8 @@ def save_best(run: Path, step: int, model: RLV2VGAN, distance: float) -> Path:
     try:
         with _written(f"model {folder}"):
             unfinished.mkdir(parents=True)
-            model.save_pretrained(unfinished)
+            facts = {"step": step, "unpaired distance": f"{distance:.4f}"}
+            model.save_pretrained(unfinished, facts, settings=_settings(run))
             (unfinished / BEST_FILE).write_text(json.dumps({"step": step, "distance": distance}) + "\n")
             _put_in_place(unfinished, folder)
     finally:
@@ -139,6 +141,13 @@ def model_folder(path: Path) -> Path:
     if not models:
         raise InputError(f"model {str(path)!r} holds neither a {CONFIG_FILE} nor a checkpoint")
     return models[-1]
+
+
+def _settings(run: Path) -> str:
+    """The settings of a run as it wrote them, without paths, which may be private; "" before it did."""
+    path = run / SETTINGS_FILE
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return "\n".join(line for line in lines if not line.startswith(_PATHS))
 
 
 def _unfinished(folder: Path) -> Path:

@@ -321,6 +321,15 @@ def test_a_saved_model_is_loaded_bit_for_bit_in_eval_mode(tmp_path, settled, con
     assert torch.equal(loaded.translate(clip), model.translate(clip))
 
 
+def test_a_saved_model_has_a_card_with_its_facts(tmp_path):
+    RLV2VGAN(SMALL).save_pretrained(tmp_path, {"step": 7}, settings="seed: 3\n")
+    card = (tmp_path / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: rlv2v_fast\n")
+    assert "- step: 7" in card
+    assert "```yaml\nseed: 3\n```" in card
+    assert "- width: " in card
+
+
 def test_saving_over_a_model_replaces_it(saved):
     RLV2VGAN(ModelConfig(width=3, critics=False), seed=4).save_pretrained(saved)
     assert RLV2VGAN.from_pretrained(str(saved)).config == ModelConfig(width=3, critics=False)

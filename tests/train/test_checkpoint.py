@@ -33,7 +33,7 @@ def test_the_newest_are_kept(tmp_path, model):
 def test_a_failed_write_leaves_nothing_and_the_older_one_whole(tmp_path, model, monkeypatch):
     save_checkpoint(tmp_path, 1, model, {}, keep=1)
 
-    def fail(*args):
+    def fail(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", fail)
@@ -84,7 +84,7 @@ def test_a_best_model_that_cannot_be_written_leaves_the_old_one(tmp_path, model,
     assert best_distance(tmp_path) == math.inf
     kept = save_best(tmp_path, 3, model, 0.5)
 
-    def fail(*args):
+    def fail(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(model, "save_pretrained", fail)
@@ -131,3 +131,12 @@ def test_model_folder_finds_runs_checkpoints_and_saved_models(tmp_path, model):
         model_folder(tmp_path / "empty")
     with pytest.raises(InputError, match="is not a folder"):
         model_folder(tmp_path / "missing")
+
+
+def test_the_card_of_a_checkpoint_tells_settings_but_no_paths(tmp_path):
+    model = RLV2VGAN(ModelConfig(width=1, critics=False))
+    (tmp_path / "config.yaml").write_text("source: /home/me/day\nseed: 5\n")
+    folders = [save_checkpoint(tmp_path, 3, model, {}, keep=1), save_best(tmp_path, 3, model, 0.0261)]
+    cards = [(folder / "README.md").read_text() for folder in folders]
+    assert all("seed: 5" in card and "/home/me" not in card for card in cards)
+    assert "- unpaired distance: 0.0261" in cards[1]
