@@ -16,19 +16,25 @@ import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 import rlv2v_fast
 from rlv2v_fast.errors import InputError, PipeClosedError
+from rlv2v_fast.flags import check_flags
 from rlv2v_fast.train import signals
 from rlv2v_fast.train.config import COMMON, TrainConfig, load_config, presets, resolve, resolve_device
 
-_CONFIG_HELP = "YAML file or preset with values for other flags; those given here override it. Presets:\n" + "\n".join(
-    f"- {name}: {summary}" for name, summary in presets().items()
+_CONFIG_HELP = (
+    "YAML file or preset with values for other flags; those given here override it. By default the recipe that works "
+    "on this machine, which the command names. Presets:\n"
+    + "\n".join(f"- {name}: {summary}" for name, summary in presets().items())
 )
 
+
+if TYPE_CHECKING:
+    from rlv2v_fast.train.recipe import Recipe
 
 # Stands for standard input and output.
 PIPE = Path("-")
@@ -122,15 +128,25 @@ def train(command: Train) -> None:
 
     source, target = _given("source", command.run.source), _given("target", command.run.target)
     run = _given("out", command.run.out)
+    recipe = None
+    if command.config is None and not command.resume:
+        from rlv2v_fast.train.recipe import choose
+
+        recipe = choose(command.run.device, target, command.run.few_shot)
     with joined(command.run.device) as device:
-        _train(resolve(dataclasses.replace(command.run, device=device)), source, target, run, resume=command.resume)
+        config = resolve(dataclasses.replace(command.run, device=device))
+        _train(config, source, target, run, resume=command.resume, recipe=recipe)
 
 
-def _train(config: TrainConfig, source: Path, target: Path, run: Path, *, resume: bool) -> None:
+def _train(
+    config: TrainConfig, source: Path, target: Path, run: Path, *, resume: bool, recipe: Recipe | None = None
+) -> None:
     from rlv2v_fast.train.checkpoint import model_folder, step_of
     from rlv2v_fast.train.clips import open_domains
     from rlv2v_fast.train.distributed import rank
+    from rlv2v_fast.train.recipe import duration, estimated_minutes
     from rlv2v_fast.train.run import fit, settle
+    from rlv2v_fast.train.verdict import judge
 
     talks = rank() == 0
     progress = talks and not config.quiet
@@ -145,11 +161,22 @@ def _train(config: TrainConfig, source: Path, target: Path, run: Path, *, resume
         if talks:
             print(f"nothing to train (--look never trains all the same); rlv2v translate --model {run} INPUT OUTPUT")
         return
+    if recipe is not None:
+        minutes = estimated_minutes(config, domains)
+        if talks:
+            print(
+                f"rlv2v: training {recipe.preset} for {duration(minutes)}, because {recipe.reason} "
+                "(--config paper trains the paper's system)",
+                file=sys.stderr,
+            )
     trainer = fit(config, domains, resume=resume)
     if talks:
         kept = step_of(model_folder(run))
         chosen = f", the model of step {kept} kept as the best" if kept != trainer.step else ""
         print(f"{trainer.step} steps done{chosen}; rlv2v translate --model {run} INPUT OUTPUT")
+        verdict = judge(trainer, run)
+        if verdict is not None and verdict.has_failed:
+            print(f"rlv2v: {verdict}", file=sys.stderr)
 
 
 def _given(name: str, path: Path | None) -> Path:
@@ -270,21 +297,30 @@ COMMANDS = {Train: train, Look: look, Translate: translate, Evaluate: evaluate, 
 
 
 def _train_defaults(arguments: list[str]) -> Train:
-    """Defaults of `train`: of --config, or of the run being resumed, before the flags are read."""
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    """Defaults of `train`: of --config, of the run being resumed, or of the recipe for this machine.
+
+    This comes before the flags are read.
+    """
+    from rlv2v_fast.train.recipe import choose
+
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     early.add_argument("--config")
     early.add_argument("--out", type=Path)
+    early.add_argument("--device", default="auto")
     early.add_argument("--resume", action="store_true")
     known, _ = early.parse_known_args(arguments)
     if known.config is not None:
         return Train(run=load_config(known.config), config=known.config)
     if known.resume and known.out is not None and (known.out / "config.yaml").is_file():
         return Train(run=load_config(known.out / "config.yaml"))
-    return Train()
+    return Train(run=load_config(choose(known.device, None).preset))
 
 
 def parse(arguments: list[str]) -> Train | Look | Translate | Evaluate | Demo | Info:
     """The command that arguments name; exits with status 2 on flags that do not exist, and with 0 after help."""
+    names = {kind.__name__.lower(): kind for kind in COMMANDS}
+    if arguments and arguments[0] in names:
+        check_flags(arguments[0], names[arguments[0]], arguments[1:])
     is_train = bool(arguments) and arguments[0] == "train"
     defaults = _train_defaults(arguments[1:]) if is_train else Train()
     command = tyro.conf.subcommand

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import os
@@ -24,13 +25,15 @@ from rlv2v_fast.train.config import (
     _flat,
     load_config,
     presets,
+    resolve,
     resolve_device,
     save_config,
     to_dict,
 )
 from rlv2v_fast.train.demo import NO_FILES, run_demo
 
-TINY = ["--size", "16", "--frames", "4", "--network.width", "2", "--rl.capacity", "20", "--device", "cpu", "--quiet"]
+TINY = ["--size", "16", "--frames", "4", "--network.width", "2", "--device", "cpu", "--quiet"]
+TINY += ["--config", "paper", "--rl.weight", "0"]
 
 
 def run(*arguments):
@@ -271,9 +274,39 @@ def test_importing_the_command_needs_no_gpu_and_help_works():
     assert "--few-shot" in done.stdout
 
 
-def test_unknown_flags_and_commands_end_with_status_2():
-    assert run("train", "--nonsense", "1") == 2
+def test_unknown_flags_and_commands_end_with_status_2(capsys):
+    assert fails(capsys, "train", "--nonsense", "1").startswith("rlv2v: train has no flag --nonsense; ")
+    assert fails(capsys, "translate", "--modle", "m", "a", "b").endswith("did you mean --model?")
     assert run("fly") == 2
+
+
+def test_the_plain_command_trains_what_works_and_says_so(videos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("rlv2v_fast.train.recipe.estimated_minutes", lambda *_: 14.2)
+    monkeypatch.setattr("rlv2v_fast.train.run.settle", lambda *_: (False, ""))
+    monkeypatch.setattr("rlv2v_fast.train.verdict.translation_distance", lambda *_: 9.0)
+    places = ["--source", videos / "source", "--target", videos / "target", "--out", tmp_path / "run"]
+    short = ["--frames", 4, "--size", 16, "--starts", 1, "--steps", 1, "--network.width", 4, "--quiet"]
+    assert run("train", *places, "--device", "cpu", *short) == 0
+    told = capsys.readouterr().err
+    assert "training few-shot-cpu for about 14 minutes, because this runs on a CPU and the target has 3 videos" in told
+    assert load_config(tmp_path / "run" / "config.yaml") == dataclasses.replace(
+        resolve(load_config("few-shot-cpu")),
+        **{name: getattr(load_config(tmp_path / "run" / "config.yaml"), name) for name in ("source", "target", "out")},
+        frames=4, size=16, starts=1, steps=1, quiet=True, device="cpu",
+        network=dataclasses.replace(load_config("few-shot-cpu").network, width=4),
+    )  # fmt: skip
+
+
+def test_help_shows_the_values_of_the_recipe(capsys, monkeypatch):
+    _, text = flags_in_help(capsys, monkeypatch, "--device", "cpu", "-h")
+    assert re.search(r"--starts INT .*\(default: 12\)", text, re.DOTALL)
+
+
+def test_a_run_that_failed_says_so_at_its_end(videos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("rlv2v_fast.train.selection.translation_distance", lambda *_: 9.0)
+    places = ["--source", videos / "source", "--target", videos / "target", "--out", tmp_path / "run"]
+    assert run("train", *places, *TINY, "--steps", 1, "--select-every", 1) == 0
+    assert "this run has probably failed: its translations are at a distance of 9.000" in capsys.readouterr().err
 
 
 def test_bad_training_input_is_one_sentence(videos, tmp_path, capsys):

@@ -28,11 +28,18 @@ ALLOWED = {
     "data": {"data", "errors"},
     "rl": {"rl", "losses", "domains"},
     "train": {"train", "models", "nn", "losses", "rl", "data", "metrics", "looks", "domains", "errors"},
-    "cli": {"train", "models", "ops", "data", "metrics", "looks", "errors", "rlv2v_fast"},
+    "flags": {"errors"},
+    "cli": {"train", "models", "ops", "data", "metrics", "looks", "flags", "errors", "rlv2v_fast"},
     "__main__": {"cli"},
 }
 # Third-party packages only some layers may see.
-GUARDED = {"triton": {"kernels"}, "av": {"data"}, "tyro": {"cli"}, "yaml": {"train"}, "PIL": {"data", "train", "looks"}}
+GUARDED = {
+    "triton": {"kernels"},
+    "av": {"data"},
+    "tyro": {"cli", "flags"},
+    "yaml": {"train"},
+    "PIL": {"data", "train", "looks"},
+}
 
 
 def sources() -> list[tuple[str, Path]]:

@@ -42,11 +42,11 @@ def translation_distance(model: RLV2VGAN, clips: Mapping[str, Tensor], direction
     domain = DIRECTIONS[direction]
     device = next(model.parameters()).device
     parts = clips[OTHER[domain]].split(_AT_ONCE)
-    translated = torch.cat([_ends(model.translate(part.to(device), direction)) for part in parts])
-    return patch_distance(translated.flatten(0, 1), _ends(clips[domain]).flatten(0, 1)).item()
+    translated = torch.cat([ends(model.translate(part.to(device), direction)) for part in parts])
+    return patch_distance(translated.flatten(0, 1), ends(clips[domain]).flatten(0, 1)).item()
 
 
-def _ends(clips: Tensor) -> Tensor:
+def ends(clips: Tensor) -> Tensor:
     """(N, T, ...) to (N, 2, ...): the first frame and the last."""
     return clips[:, [0, -1]]
 

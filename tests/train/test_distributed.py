@@ -144,7 +144,7 @@ def test_torchrun_trains_from_the_command_line(tmp_path):
     command = [
         *launch, "-m", "rlv2v_fast.cli", "train", "--source", tmp_path / "source", "--target", tmp_path / "target",
         "--out", tmp_path / "run", "--steps", "1", "--size", "16", "--frames", "4", "--network.width", "2",
-        "--rl.capacity", "20", "--device", "cpu", "--quiet",
+        "--config", "paper", "--rl.weight", "0", "--rl.capacity", "20", "--device", "cpu", "--quiet",
         "--cache", tmp_path / "cache",
     ]  # fmt: skip
     finished = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
