@@ -113,7 +113,7 @@ def test_every_train_flag_reaches_the_configuration():
         "--rl.sigma1": "0.1", "--rl.sigma2": "0.2", "--rl.epsilon": "0.3", "--rl.gamma": "0.4", "--rl.tau": "0.6",
         "--rl.rollout-every": "2", "--rl.critic-warmup": "3", "--rl.batch-size": "4", "--rl.capacity": "5",
         "--rl.buffer-gib": "0.5", "--optim.lr": "0.1", "--optim.lr-critic": "0.2", "--optim.beta2": "0.4",
-        "--optim.batch-size": "5", "--optim.ema": "0.7",
+        "--optim.batch-size": "5", "--optim.accumulate": "2", "--optim.ema": "0.7",
         "--window": "2", "--starts": "2", "--start-steps": "8", "--loss.style": "0.5", "--loss.cycle": "0.5",
         "--loss.cycle-from": "0.25", "--optim.lr-discriminator": "0.2", "--network.generator": "local",
         "--network.discriminator": "patch", "--network.output": "gain", "--rl.target": "monte_carlo",

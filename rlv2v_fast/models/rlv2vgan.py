@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from rlv2v_fast.models.local import LocalGenerator, PatchDiscriminator
 from rlv2v_fast.models.look import LookGenerator
 from rlv2v_fast.models.predictor import Predictor
 from rlv2v_fast.models.q_network import QEnsemble, QNetwork
+from rlv2v_fast.models.stream import Frame, stream_frames
 from rlv2v_fast.nn.average import soft_update
 from rlv2v_fast.nn.norm import NORMS
 
@@ -174,6 +175,22 @@ class RLV2VGAN(nn.Module):
             output, state = generator.stream(pad_to_stride(_signed(piece)), state)
             output = output[..., :height, :width]
             yield _bytes(output) if piece.dtype == torch.uint8 else output
+
+    def stream(self, frames: Iterable[Frame], direction: str = "x2y") -> Iterator[Frame]:
+        """Translate frames as they come: `for frame in model.stream(camera)`. No frame waits for the next.
+
+        Args:
+            frames: those of one video, of one shape, dtype and kind: (C, H, W) tensors, floats in [-1, 1] or uint8, on
+                any device; or (H, W, C) uint8 arrays in RGB.
+            direction: "x2y" or "y2x".
+
+        Returns:
+            An iterator over the translations, each of the kind of its frame.
+
+        Raises:
+            ValueError: a frame is of another kind, or not like the first.
+        """
+        return stream_frames(frames, lambda pieces: self.translate_stream(pieces, direction), self.device)
 
     def save_pretrained(
         self, folder: str | Path, facts: Mapping[str, object] | None = None, *, settings: str = ""

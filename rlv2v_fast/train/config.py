@@ -161,6 +161,9 @@ class OptimConfig:
     """Decay of Adam's second moment."""
     batch_size: int = 1
     """Clips of each domain in an iteration, in each process."""
+    accumulate: int = 1
+    """Batches of an iteration, whose gradients are averaged: as if batch_size were that many times as large, with the
+    memory of one. Only batch normalization and the random changes of loss.augment see each batch alone."""
     ema: float = 0.999
     """Decay of the averaged generators, which inference uses; it is shorter at the start of a run."""
 
@@ -171,7 +174,8 @@ class OptimConfig:
             _require(f"optim.{name}", getattr(self, name), "above 0", getattr(self, name) > 0)
         for name in ("beta2", "ema"):
             _require(f"optim.{name}", getattr(self, name), "in [0, 1)", 0 <= getattr(self, name) < 1)
-        _require("optim.batch_size", self.batch_size, "at least 1", self.batch_size >= 1)
+        for name in ("batch_size", "accumulate"):
+            _require(f"optim.{name}", getattr(self, name), "at least 1", getattr(self, name) >= 1)
 
 
 @dataclass(frozen=True)

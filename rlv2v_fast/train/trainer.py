@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +87,8 @@ class Trainer:
         self.model.train()
         self._schedule()
         real = {domain: self._draw(domain) for domain in DOMAINS}
-        with self._autocast():
-            fake = translate_both(self.networks, real)
-        losses = self._update_discriminators(real, fake)
+        parts = self._parts(real)
+        losses = self._update_discriminators(parts)
         since = self.step - self.config.rl.first_step
         learner = self.reinforcement if since >= 0 else None
         acted: Transitions | None = None
@@ -97,7 +97,7 @@ class Trainer:
                 learner.reset_targets()
             critic, acted = self._update_critics(learner, real)
             losses |= critic
-        losses |= self._update_policy(real, fake, acted if since >= self.config.rl.critic_warmup else None)
+        losses |= self._update_policy(parts, acted if since >= self.config.rl.critic_warmup else None)
         distributed.average_buffers(self.model)
         if learner is not None:
             learner.update_targets()
@@ -183,8 +183,9 @@ class Trainer:
         save_preview(preview_sheet(self.model, clips, self.device), path)
 
     def _draw(self, domain: str) -> Tensor:
-        """A batch of the domain's clips, (B, window, 3, size, size): in every clip the same random window."""
-        clips = self.domains[domain].batch(self.data_random, self.config.optim.batch_size)
+        """The domain's clips of an iteration, (B, window, 3, size, size): in every clip the same random window."""
+        optim = self.config.optim
+        clips = self.domains[domain].batch(self.data_random, optim.batch_size * optim.accumulate)
         window = self.config.window
         if window is not None:
             first = int(torch.randint(clips.shape[1] - window + 1, (), generator=self.data_random))
@@ -213,35 +214,56 @@ class Trainer:
         loss = self.config.loss
         return loss.cycle if self.step >= loss.cycle_from * self.config.steps else 0.0
 
-    def _update_discriminators(self, real: Mapping[str, Tensor], fake: Mapping[str, Tensor]) -> Losses:
-        with self._autocast():
-            losses = discriminator_losses(self.networks, real, fake, self.config.loss, self.augment_random)
-        if self.config.loss.r1:
-            losses |= r1_losses(_modules(self.model.discriminators), real, self.config.loss)
-        self._descend(self.discriminator_optimizer, losses)
-        return losses
+    def _parts(self, real: Mapping[str, Tensor]) -> list[_Part]:
+        """The clips of an iteration in batches of optim.batch_size, with their translations."""
+        size = self.config.optim.batch_size
+        batches = zip(*(real[domain].split(size) for domain in DOMAINS), strict=True)
+        parts = [_Part(dict(zip(DOMAINS, batch, strict=True)), self._translate) for batch in batches]
+        if len(parts) == 1:
+            parts[0].keep()
+        return parts
 
-    def _update_policy(
-        self, real: Mapping[str, Tensor], fake: Mapping[str, Tensor], acted: Transitions | None
-    ) -> Losses:
+    def _translate(self, real: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        with self._autocast():
+            return translate_both(self.networks, real)
+
+    def _update_discriminators(self, parts: Sequence[_Part]) -> Losses:
+        def losses_of(part: _Part) -> Losses:
+            fake = part.shown()
+            with self._autocast():
+                losses = discriminator_losses(self.networks, part.real, fake, self.config.loss, self.augment_random)
+            if self.config.loss.r1:
+                losses |= r1_losses(_modules(self.model.discriminators), part.real, self.config.loss)
+            return losses
+
+        return self._descend(self.discriminator_optimizer, [partial(losses_of, part) for part in parts])[0]
+
+    def _update_policy(self, parts: Sequence[_Part], acted: Transitions | None) -> Losses:
         """The losses of one step of generators and predictors, with the critics' gradient if transitions are given.
 
         The two gradients are added before the step. A separate step would be as large as Adam's momentum from the
         other losses, however small the critics' gradient.
         """
         judges = self.model.discriminators
-        with evaluating(judges), frozen(judges), self._autocast():
-            parts = [
-                policy_losses(self.networks, real, fake, self.config.loss, self.augment_random, self._cycle_weight())
-            ]
-            if pairs := self._draw_pairs():
-                parts[0] |= pair_losses(self.networks, pairs, self.config.loss)
-        if self.reinforcement is not None and acted is not None:
+        cycle = self._cycle_weight()
+
+        def losses_of(part: _Part) -> Losses:
+            fake = part.made()
+            with evaluating(judges), frozen(judges), self._autocast():
+                losses = policy_losses(self.networks, part.real, fake, self.config.loss, self.augment_random, cycle)
+                if pairs := self._draw_pairs():
+                    losses |= pair_losses(self.networks, pairs, self.config.loss)
+            return losses
+
+        def actor_losses(learner: Reinforcement, acted: Transitions) -> Losses:
             with self._autocast():
-                parts.append(self.reinforcement.actor_losses(acted))
-        norms = self._descend(self.policy_optimizer, *parts)
-        named = dict(zip(("gradient_policy", "gradient_actor"), norms, strict=False))
-        return {name: loss for part in (*parts, named) for name, loss in part.items()}
+                return learner.actor_losses(acted)
+
+        groups = [[partial(losses_of, part) for part in parts]]
+        if self.reinforcement is not None and acted is not None:
+            groups.append([partial(actor_losses, self.reinforcement, acted)])
+        losses, norms = self._descend(self.policy_optimizer, *groups)
+        return losses | dict(zip(("gradient_policy", "gradient_actor"), norms, strict=False))
 
     def _update_critics(self, learner: Reinforcement, real: Mapping[str, Tensor]) -> tuple[Losses, Transitions]:
         """The losses of the critics' updates, and the last minibatch that they were trained on."""
@@ -249,22 +271,32 @@ class Trainer:
         with self._autocast():
             batches = learner.collect(real)
         for batch in batches:
-            with self._autocast():
-                losses = learner.critic_losses(batch)
-            self._descend(self.critic_optimizer, losses)
+            losses, _ = self._descend(self.critic_optimizer, [partial(self._critic_losses, learner, batch)])
         return losses, batches[-1]
 
-    def _descend(self, optimizer: torch.optim.Optimizer, *parts: Losses) -> list[Tensor]:
-        """The norm of each part's gradient, a scalar, after one step down the sum of all losses.
+    def _critic_losses(self, learner: Reinforcement, batch: Transitions) -> Losses:
+        with self._autocast():
+            return learner.critic_losses(batch)
 
-        The norm of the summed gradient is limited before the step.
+    def _descend(
+        self, optimizer: torch.optim.Optimizer, *groups: Sequence[Callable[[], Losses]]
+    ) -> tuple[Losses, list[Tensor]]:
+        """One step down the sum of all losses; gives the losses, and the norm of each group's gradient, a scalar.
+
+        A group is functions that compute the same losses of equal parts of a batch: their mean counts. They are called
+        one after the other, and the graph of one is gone before the next is made. The norm of the summed gradient is
+        limited before the step.
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         total: list[Tensor | None] = [None] * len(parameters)
+        means: Losses = {}
         norms = []
-        for losses in parts:
+        for group in groups:
             optimizer.zero_grad(set_to_none=True)
-            torch.stack([loss.float() for loss in losses.values()]).sum().backward()
+            for compute in group:
+                losses = {name: loss.float() / len(group) for name, loss in compute().items()}
+                torch.stack(list(losses.values())).sum().backward()
+                means |= {name: means.get(name, 0) + loss.detach() for name, loss in losses.items()}
             distributed.average_gradients(parameters)
             norms.append(get_total_norm([p.grad for p in parameters if p.grad is not None]))
             total = [_sum(earlier, p.grad) for earlier, p in zip(total, parameters, strict=True)]
@@ -272,7 +304,7 @@ class Trainer:
             parameter.grad = gradient
         clip_grad_norm_(parameters, _LARGEST_NORM)
         optimizer.step()
-        return norms
+        return means, norms
 
     def _finite(self, losses: Losses) -> dict[str, float]:
         values = torch.stack([loss.detach().float() for loss in losses.values()]).tolist()
@@ -302,6 +334,34 @@ class Trainer:
             modules = _modules(getattr(self.model, group))
             wrapped[group] = {d: torch.compile(m) if compiled else m for d, m in modules.items()}
         return Networks(**wrapped)
+
+
+class _Part:
+    """A part of an iteration's clips and their translations, which the two updates of an iteration see.
+
+    Args:
+        real: clips of "x" and "y".
+        translate: gives the translations of such clips.
+    """
+
+    def __init__(self, real: Mapping[str, Tensor], translate: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]):
+        self.real, self._translate = real, translate
+        self._kept: dict[str, Tensor] | None = None
+
+    def keep(self) -> None:
+        """Translate now, for both updates. The graphs of all parts at once would need the memory of the whole batch."""
+        self._kept = self._translate(self.real)
+
+    def shown(self) -> Mapping[str, Tensor]:
+        """The translations for the discriminators' update, which wants no gradient."""
+        if self._kept is not None:
+            return self._kept
+        with torch.no_grad():
+            return self._translate(self.real)
+
+    def made(self) -> Mapping[str, Tensor]:
+        """The translations for the update of what made them."""
+        return self._kept if self._kept is not None else self._translate(self.real)
 
 
 def decay_share(progress: float) -> float:

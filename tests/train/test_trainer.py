@@ -274,3 +274,33 @@ def test_compiled_training_follows_eager_training(config, domains, monkeypatch):
         assert a[name] == pytest.approx(b[name], rel=1e-3), name
     # Generators and predictors: to be trained or not, on clips or what a network made of them; discriminators: two.
     assert len(graphs) <= 8
+
+
+def test_accumulated_batches_train_as_one_bigger_batch(config, domains):
+    """The local networks have no batch normalization; plain descent, as Adam would turn rounding into whole steps."""
+    found = []
+    for batch_size, accumulate in ((6, 1), (2, 3)):
+        optim = dataclasses.replace(config.optim, batch_size=batch_size, accumulate=accumulate)
+        trainer = Trainer(dataclasses.replace(small(config), optim=optim), domains)
+        m = trainer.model.double()
+        trainer.policy_optimizer = torch.optim.SGD([*m.generators.parameters(), *m.predictors.parameters()], lr=0.05)
+        trainer.discriminator_optimizer = torch.optim.SGD(m.discriminators.parameters(), lr=0.05)
+        batch = trainer._draw
+        trainer._draw = lambda domain, batch=batch: batch(domain).double()
+        losses = [trainer.iterate() for _ in range(3)]
+        found.append((losses, weights(trainer)))
+    (one, whole), (several, parts) = found
+    assert [losses.keys() for losses in one] == [losses.keys() for losses in several]
+    for a, b in zip(one, several, strict=True):
+        assert a == pytest.approx(b, rel=1e-5)
+    for name, tensor in whole.items():
+        if "num_batches_tracked" not in name:
+            torch.testing.assert_close(parts[name], tensor, rtol=1e-6, atol=1e-7, msg=name)
+
+
+def test_accumulated_batches_train_with_everything(config, domains):
+    optim = dataclasses.replace(config.optim, accumulate=2)
+    rl = dataclasses.replace(config.rl, rollout_every=1)
+    loss = LossConfig(r1=1.0, augment=("translation",))
+    losses = Trainer(dataclasses.replace(config, optim=optim, rl=rl, loss=loss), domains).iterate()
+    assert {"r1_x", "video_x", "recycle_y", "critic_x"} <= losses.keys()
