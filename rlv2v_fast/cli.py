@@ -25,6 +25,7 @@ from rlv2v_fast.errors import InputError, PipeClosedError
 from rlv2v_fast.flags import check_flags
 from rlv2v_fast.train import signals
 from rlv2v_fast.train.config import COMMON, TrainConfig, load_config, presets, resolve, resolve_device
+from rlv2v_fast.train.shortage import is_out_of_memory
 
 _CONFIG_HELP = (
     "YAML file or preset with values for other flags; those given here override it. By default the recipe that works "
@@ -384,12 +385,28 @@ def _readable(name: str, hint: Any, value: Any) -> dict[str, Any]:
     return options
 
 
+def _memory_advice(command: object) -> str:
+    """What to do where a command ran out of memory."""
+    from rlv2v_fast.data.video import probe
+    from rlv2v_fast.train.shortage import training_advice, translation_advice
+
+    if isinstance(command, Train):
+        return training_advice(resolve(command.run))
+    if isinstance(command, Translate):
+        height = command.max_height
+        if command.input.is_file():
+            height = min(probe(command.input).height, command.max_height or sys.maxsize)
+        return translation_advice(str(resolve_device(command.device)), command.chunk, height)
+    return "out of memory: end other programs, or use a machine with more"
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the rlv2v command, with the arguments of the process where none are given."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["--version"]:
         print(f"rlv2v_fast {rlv2v_fast.__version__}")
         return
+    command: object = None
     try:
         with signals.raised():
             command = parse(arguments)
@@ -401,6 +418,11 @@ def main(arguments: list[str] | None = None) -> None:
         stopped = error if isinstance(error, signals.Stopped) else signals.Stopped()
         print(f"rlv2v: {stopped}", file=sys.stderr)
         raise SystemExit(stopped.exit_status) from None
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"rlv2v: {_memory_advice(command)}", file=sys.stderr)
+        raise SystemExit(2) from None
     except PipeClosedError:
         # Silent and with the status of a program that a closed pipe ends. Nothing is left to flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
