@@ -103,7 +103,8 @@ def test_flags_override_the_config_file(tmp_path):
     assert (command.run.rl.weight, command.run.rl.gamma) == (0.3, 0.9)
 
 
-def test_every_train_flag_reaches_the_configuration():
+def test_every_train_flag_reaches_the_configuration(tmp_path):
+    (tmp_path / "defaults.yaml").touch()
     flags = {
         "--source": "s", "--target": "t", "--out": "o", "--few-shot": "3", "--size": "24", "--frames": "5",
         "--steps": "9", "--max-minutes": "1.5", "--checkpoint-every": "7", "--keep": "4", "--preview-every": "6",
@@ -119,11 +120,19 @@ def test_every_train_flag_reaches_the_configuration():
         "--network.discriminator": "patch", "--network.output": "gain", "--rl.target": "monte_carlo",
         "--rl.critics": "2", "--rl.smoothing": "0.1", "--rl.critic-steps": "3", "--rl.first-step": "4",
         "--loss.contrast": "0.25", "--start-window": "3", "--select-every": "5", "--look": "auto", "--pairs": "p",
-        "--cache": "c", "--cache-gib": "3",
+        "--cache": "c", "--cache-gib": "3", "--start-failed": "0.5", "--loss.pairs": "2",
     }  # fmt: skip
     switches = ["--flip", "--compile", "--tensorboard", "--quiet", "--network.no-sync-norm", "--optim.decay"]
     switches += ["--rl.normalize", "--rl.baseline"]
-    arguments = ["train", *(word for pair in flags.items() for word in pair), *switches, "--loss.augment", "cutout"]
+    arguments = [
+        "train",
+        "--config",
+        str(tmp_path / "defaults.yaml"),
+        *(word for pair in flags.items() for word in pair),
+        *switches,
+        "--loss.augment",
+        "cutout",
+    ]
     changed = cli.parse(arguments).run
     before, after = _flat(to_dict(TrainConfig())), _flat(to_dict(changed))
     assert [name for name in before if before[name] == after[name]] == []
