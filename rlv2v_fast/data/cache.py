@@ -19,7 +19,7 @@ from tqdm import tqdm
 from rlv2v_fast.data import entries, video
 from rlv2v_fast.data.decoders import Decoder
 from rlv2v_fast.data.entries import Entry, UnwritableError, make_entry, read_entry
-from rlv2v_fast.data.locks import remove_left_behind
+from rlv2v_fast.data.locks import locked, remove_left_behind
 from rlv2v_fast.errors import InputError
 
 _SUFFIX = ".rgb"
@@ -112,6 +112,9 @@ class FrameCache:
         Args:
             keep_used: spare those that this process has got, whatever their size.
         """
+        for path in self.folder.glob("*.lock"):  # of processes that were killed
+            with suppress(OSError), locked(path, wait=False):
+                pass
         found = []
         for path in self.folder.glob(f"*{_SUFFIX}"):
             with suppress(OSError):

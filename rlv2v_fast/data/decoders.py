@@ -17,8 +17,7 @@ from pathlib import Path
 from rlv2v_fast.data.entries import UnwritableError, make_entry
 from rlv2v_fast.errors import InputError
 
-_PACKAGES = str(Path(__file__).resolve().parents[2])
-_PROGRAM = f"import sys; sys.path.insert(0, {_PACKAGES!r}); from rlv2v_fast.data.decoders import serve; serve()"
+_PROGRAM = "import sys; sys.path[:] = {path!r}; from rlv2v_fast.data.decoders import serve; serve()"
 
 
 class Decoder:
@@ -28,8 +27,9 @@ class Decoder:
         pipe = subprocess.PIPE
         self._process: subprocess.Popen[str] | None = None
         self._closed = False
+        command = [sys.executable, "-c", _PROGRAM.format(path=sys.path)]
         with suppress(OSError):
-            self._process = subprocess.Popen([sys.executable, "-c", _PROGRAM], stdin=pipe, stdout=pipe, text=True)
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
 
     def make_entry(self, video: Path, size: int, path: Path, *, wait: bool) -> bool:
         """As rlv2v_fast.data.entries.make_entry. False as well once the process has been ended."""

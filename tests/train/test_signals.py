@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from rlv2v_fast.data.writer import VideoWriter
 from rlv2v_fast.train.signals import SIGNALS, Stopped, held_back, raised
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,21 +63,18 @@ cli.main(["translate", "--model", "m", "in.mp4", sys.argv[1]])
 """
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
 def test_a_command_that_is_ended_leaves_nothing_behind(tmp_path, signum):
     command = [sys.executable, "-c", SCRIPT, tmp_path / "out.mp4"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signum)
     _, told = process.communicate(timeout=60)
-    if signum != signal.SIGKILL:
-        assert process.returncode == 128 + signum
-        assert told in ("rlv2v: terminated\n", "rlv2v: hung up\n")
+    if signum == signal.SIGTERM:
+        assert (process.returncode, told) == (143, "rlv2v: terminated\n")
         assert os.listdir(tmp_path) == []
         return
     assert len(os.listdir(tmp_path)) == 1
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert process.stdout.readline() == "ready\n"
-    process.terminate()
-    process.wait(60)
-    assert os.listdir(tmp_path) == []
+    with VideoWriter(tmp_path / "out.mp4", 16, 16, 5) as writer:
+        writer.write(np.zeros((16, 16, 3), np.uint8))
+    assert os.listdir(tmp_path) == ["out.mp4"]
