@@ -11,12 +11,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 
 from rlv2v_fast.data.entries import UnwritableError, make_entry
 from rlv2v_fast.errors import InputError
 
+# Seconds in which the reason that ended a process may end its parent.
+_GRACE = 0.5
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from rlv2v_fast.data.decoders import serve; serve()"
 
 
@@ -26,7 +29,7 @@ class Decoder:
     def __init__(self) -> None:
         pipe = subprocess.PIPE
         self._process: subprocess.Popen[str] | None = None
-        self._closed = False
+        self._closed = threading.Event()
         command = [sys.executable, "-c", _PROGRAM.format(path=sys.path)]
         with suppress(OSError):
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
@@ -34,9 +37,12 @@ class Decoder:
     def make_entry(self, video: Path, size: int, path: Path, *, wait: bool) -> bool:
         """As rlv2v_fast.data.entries.make_entry. False as well once the process has been ended."""
         answer = self._ask({"video": str(video), "size": size, "path": str(path), "wait": wait})
-        if self._closed:
+        if self._closed.is_set():
             return False
         if answer is None:
+            # A signal to all processes of a terminal ends this one soon, too.
+            if self._closed.wait(_GRACE):
+                return False
             return make_entry(video, size, path, wait=wait)
         if "unwritable" in answer:
             raise UnwritableError(str(answer["unwritable"]))
@@ -58,7 +64,7 @@ class Decoder:
 
     def close(self) -> None:
         """End the process, in the middle of a video as well."""
-        self._closed = True
+        self._closed.set()
         if self._process is not None:
             self._process.kill()
             self._process.wait()
