@@ -199,24 +199,27 @@ def look(command: Look) -> None:
 
 
 def translate(command: Translate) -> None:
+    from rlv2v_fast.train.distributed import joined, rank
     from rlv2v_fast.train.folder import PATIENCE, is_folder_of_videos
-    from rlv2v_fast.train.translate import load_model
 
     if command.chunk < 1:
         raise InputError(f"chunk must be at least 1; got {command.chunk}")
     if command.max_height is not None and command.max_height < 1:
         raise InputError(f"max_height must be at least 1; got {command.max_height}")
-    if is_folder_of_videos(command.input):
-        from rlv2v_fast.train.distributed import joined
+    with joined(command.device, patience=PATIENCE) as name:
+        device = resolve_device(name)
+        if is_folder_of_videos(command.input):
+            _translate_folder(command, device)
+        elif rank() == 0:  # a video is not divided among processes
+            _translate_video(command, device)
 
-        with joined(command.device, patience=PATIENCE) as name:
-            return _translate_folder(command, resolve_device(name))
-    device = resolve_device(command.device)
-    model = load_model(command.model, device)
-    count = _translate_one(command, model, device, command.input, command.output)
+
+def _translate_video(command: Translate, device: Any) -> None:
+    from rlv2v_fast.train.translate import load_model
+
+    count = _translate_one(command, load_model(command.model, device), device, command.input, command.output)
     report = sys.stderr if command.output == PIPE else sys.stdout
     print(f"{command.output}: {count} frames", file=report)
-    return None
 
 
 def _translate_one(command: Translate, model: Any, device: Any, source: Path, output: Path) -> int:
@@ -385,6 +388,14 @@ def _readable(name: str, hint: Any, value: Any) -> dict[str, Any]:
     return options
 
 
+def _tell_shortfall(command: object) -> None:
+    """Say where the build of the package fell short, before a command that it slows down."""
+    from rlv2v_fast.ops.report import shortfall
+
+    if isinstance(command, Train | Translate | Evaluate | Demo) and (sentence := shortfall()):
+        print(f"rlv2v: {sentence}", file=sys.stderr)
+
+
 def _memory_advice(command: object) -> str:
     """What to do where a command ran out of memory."""
     from rlv2v_fast.data.video import probe
@@ -410,6 +421,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         with signals.raised():
             command = parse(arguments)
+            _tell_shortfall(command)
             COMMANDS[type(command)](command)  # type: ignore[operator]
     except InputError as error:
         print(f"rlv2v: {error}", file=sys.stderr)

@@ -277,6 +277,18 @@ def test_info_says_what_is_there_and_why_something_is_not(capsys):
         assert word in out
 
 
+def test_a_build_that_fell_short_is_told_at_use(trained, videos, tmp_path, capsys, monkeypatch):
+    source = next((videos / "source").iterdir())
+    told = {}
+    for reason in ("no C++ compiler: 'c++' was not found on PATH", "left out by RLV2V_FAST_BUILD=none", None):
+        monkeypatch.setattr("rlv2v_fast.ops.report.cpp_refusal", lambda _, reason=reason: reason)
+        assert run("translate", "--model", trained, source, tmp_path / "out.mp4", "--quiet", "--device", "cpu") == 0
+        told[reason] = capsys.readouterr().err
+    first, *rest = told.values()
+    assert first.startswith("rlv2v: the C++ operators are not there, and PyTorch does their work, more slowly: no C++ ")
+    assert not any("operators" in text for text in rest)
+
+
 def test_importing_the_command_needs_no_gpu_and_help_works():
     done = subprocess.run([sys.executable, "-m", "rlv2v_fast.cli", "train", "--help"], capture_output=True, text=True)
     assert done.returncode == 0

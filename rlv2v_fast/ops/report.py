@@ -33,6 +33,17 @@ def report() -> list[str]:
     return lines
 
 
+def shortfall() -> str | None:
+    """A sentence where the build was to make operators for this machine and did not; None where nothing is amiss."""
+    reasons = {"C++": cpp_refusal(torch.empty(0))}
+    if torch.cuda.is_available():
+        reasons["CUDA"] = extension.why_not_cuda()
+    for name, reason in reasons.items():
+        if reason is not None and not reason.startswith("left out by"):
+            return f"the {name} operators are not there, and PyTorch does their work, more slowly: {reason}"
+    return None
+
+
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
