@@ -61,8 +61,10 @@ def _videos(count: int | None) -> str:
 def estimated_minutes(config: TrainConfig, domains: Mapping[str, ClipSource]) -> float:
     """Minutes that a run will take, from a few iterations of trainers that are then thrown away.
 
-    All processes of a run must call it. Comparisons of models, previews and checkpoints are left out.
+    All processes of a run must call it. Comparisons of models, previews, checkpoints and starts that are drawn again
+    are left out, and nothing is compiled for it.
     """
+    config = dataclasses.replace(config, compile=False)
     seconds = 0.0
     if config.starts > 1:
         each = _seconds(Trainer(start_configs(config)[0], domains))
