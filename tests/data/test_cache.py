@@ -166,10 +166,12 @@ def test_what_a_run_uses_is_kept_beyond_the_limit(videos, tmp_path):
     cache = FrameCache(tmp_path, 0)
     opened(videos, cache)
     (tmp_path / "left.lock").touch()
+    written = Temporary(tmp_path / "a.rgb")
     cache.trim()
-    assert [path.suffix for path in tmp_path.iterdir()] == [".rgb"] * 4
+    assert [path.suffix for path in tmp_path.iterdir()] == [".rgb"] * 5
     cache.trim(keep_used=False)
-    assert not list(tmp_path.glob("*.rgb"))
+    assert list(tmp_path.iterdir()) == [written.path]
+    written.close()
 
 
 def test_a_small_set_decodes_no_video_that_it_does_not_need(videos, cache, tmp_path):
