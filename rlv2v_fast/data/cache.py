@@ -116,7 +116,7 @@ class FrameCache:
             with suppress(OSError), locked(path, wait=False):
                 pass
         found = []
-        for path in self._files():
+        for path in self._entries():
             with suppress(OSError):
                 status = path.stat()
                 found.append((status.st_atime_ns, status.st_size, path))
@@ -134,9 +134,9 @@ class FrameCache:
         atexit.register(self.trim, keep_used=False)
 
     def _known(self) -> set[str]:
-        return {path.stem for path in self._files()} | self._failed.keys()
+        return {path.stem for path in self._entries()} | self._failed.keys()
 
-    def _files(self) -> list[Path]:
+    def _entries(self) -> list[Path]:
         """Those of entries. Hidden ones are being written, perhaps by another process."""
         return [path for path in self.folder.glob(f"*{_SUFFIX}") if not path.name.startswith(".")]
 
