@@ -215,9 +215,9 @@ class Trainer:
         return loss.cycle if self.step >= loss.cycle_from * self.config.steps else 0.0
 
     def _parts(self, real: Mapping[str, Tensor]) -> list[_Part]:
-        """The clips of an iteration in batches of optim.batch_size, with their translations."""
-        size = self.config.optim.batch_size
-        batches = zip(*(real[domain].split(size) for domain in DOMAINS), strict=True)
+        """The clips of an iteration in optim.accumulate batches, with their translations."""
+        count = self.config.optim.accumulate
+        batches = zip(*(real[domain].chunk(count) for domain in DOMAINS), strict=True)
         parts = [_Part(dict(zip(DOMAINS, batch, strict=True)), self._translate) for batch in batches]
         if len(parts) == 1:
             parts[0].keep()
