@@ -1,4 +1,4 @@
-"""The rlv2v command: train, look, translate, evaluate, demo, info.
+"""The rlv2v command: train, look, translate, evaluate, export, demo, info.
 
 An error that a user can correct is one sentence on stderr and exit status 2; Ctrl-C, SIGTERM and SIGHUP exit with
 130, 143 and 129.
@@ -103,6 +103,20 @@ class Evaluate:
     """Also write every score into this file. An infinite score, which equal frames have, is null."""
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a model's streaming step for programs without this package: torch.export and ONNX."""
+
+    model: Path
+    """Folder of a run, a checkpoint or a saved model. A run stands for its best model, or its newest checkpoint."""
+    out: Path
+    """Folder for step.pt2, step.onnx and step.json. Files of these names in it are replaced."""
+    direction: Literal["x2y", "y2x"] = "x2y"
+    """x2y: source to target."""
+    size: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="H W", help_behavior_hint="")] = None
+    """Height and width for which alone the step is. By default it takes any multiples of 8."""
 
 
 @dataclass(frozen=True)
@@ -284,6 +298,16 @@ def _without_infinities(scores: Any) -> Any:
     return None if isinstance(scores, float) and not math.isfinite(scores) else scores
 
 
+def export(command: Export) -> None:
+    from rlv2v_fast.models.rlv2vgan import RLV2VGAN
+    from rlv2v_fast.models.step import export_step
+    from rlv2v_fast.train.checkpoint import model_folder
+
+    model = RLV2VGAN.from_pretrained(model_folder(command.model))
+    for path in export_step(model, command.out, command.direction, command.size):
+        print(path)
+
+
 def demo(command: Demo) -> None:
     from rlv2v_fast.train.demo import run_demo
 
@@ -297,7 +321,7 @@ def info(command: Info) -> None:
         print(line)
 
 
-COMMANDS = {Train: train, Look: look, Translate: translate, Evaluate: evaluate, Demo: demo, Info: info}
+COMMANDS = {Train: train, Look: look, Translate: translate, Evaluate: evaluate, Export: export, Demo: demo, Info: info}
 
 
 def _train_defaults(arguments: list[str]) -> Train:
@@ -320,7 +344,7 @@ def _train_defaults(arguments: list[str]) -> Train:
     return Train(run=load_config(choose(known.device, None).preset))
 
 
-def parse(arguments: list[str]) -> Train | Look | Translate | Evaluate | Demo | Info:
+def parse(arguments: list[str]) -> Train | Look | Translate | Evaluate | Export | Demo | Info:
     """The command that arguments name; exits with status 2 on flags that do not exist, and with 0 after help."""
     names = {kind.__name__.lower(): kind for kind in COMMANDS}
     if arguments and arguments[0] in names:
@@ -337,6 +361,7 @@ def parse(arguments: list[str]) -> Train | Look | Translate | Evaluate | Demo | 
         | Annotated[Look, command("look")]
         | Annotated[Translate, command("translate")]
         | Annotated[Evaluate, command("evaluate")]
+        | Annotated[Export, command("export")]
         | Annotated[Demo, command("demo")]
         | Annotated[Info, command("info")]
     )

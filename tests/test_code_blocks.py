@@ -54,6 +54,8 @@ def known(tmp_path, monkeypatch):
 @pytest.mark.parametrize("code", blocks("python"))
 def test_python_runs_from_block_to_block(code, known):
     for block in code:
+        if "sys.argv" in block:  # a script, which tests/models/test_step.py runs
+            continue
         if "ConvLSTM(16" in block:
             known["video"] = torch.zeros(2, 10, 16, 8, 8)
         if "to_keras" in block:

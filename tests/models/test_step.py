@@ -55,14 +55,14 @@ def test_exported_steps_translate_as_the_model_does(kind, tmp_path):
     # Neither side is one that the export has seen, and both have to be padded.
     frames = np.random.default_rng(0).integers(0, 256, (3, 34, 50, 3), dtype=np.uint8)
     source, output = tmp_path / "source.mp4", tmp_path / "output.mp4"
-    with VideoWriter(source, 8) as writer:
+    with VideoWriter(source, 50, 34, 8) as writer:
         for frame in frames:
             writer.write(frame)
     read = np.stack(list(read_frames(source)))
     expected = made.translate(to_tensor(read))
 
     program = torch.export.load(tmp_path / "step" / "step.pt2").module()
-    padded = torch.nn.functional.pad(to_tensor(read)[None], (0, 6, 0, 6), mode="replicate")
+    padded = torch.nn.functional.pad(to_tensor(read), (0, 6, 0, 6), mode="replicate")[None]
     needs = json.loads((tmp_path / "step" / "step.json").read_text())["state"]
     state = [torch.zeros(*each["lead"], *(side // each["divide"] for side in (40, 56))) for each in needs]
     for frame, truth in zip(padded.split(1, 1), expected, strict=True):
