@@ -4,6 +4,7 @@
 #include "conv3d/cpu/operators.h"
 #include "convlstm/cpu/operators.h"
 #include "norm/cpu/device.h"
+#include "pixelwise/cpu/operators.h"
 
 STABLE_TORCH_LIBRARY_IMPL(rlv2v_fast, CPU, library) {
   using namespace rlv2v;
@@ -13,5 +14,7 @@ STABLE_TORCH_LIBRARY_IMPL(rlv2v_fast, CPU, library) {
   library.impl("convlstm_gates_bwd", TORCH_BOX(&ConvLSTMGates<GatesOnCpu>::bwd));
   library.impl("causal_conv3d_fwd", TORCH_BOX(&causal_conv3d_fwd));
   library.impl("causal_conv3d_bwd", TORCH_BOX(&causal_conv3d_bwd));
+  library.impl("pixel_map_fwd", TORCH_BOX(&pixel_map_fwd));
+  library.impl("pixel_map_bwd", TORCH_BOX(&pixel_map_bwd));
   register_norms<CpuDevice>(library);
 }

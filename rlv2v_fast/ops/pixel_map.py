@@ -1,0 +1,126 @@
+"""pixel_map: a translation that sees each pixel alone, its whole way in one pass over memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rlv2v_fast.ops.backends import choose, cpp_refusal, is_autocasting
+from rlv2v_fast.ops.register import Operator, Values
+from rlv2v_fast.reference.pixel_map import PixelMapConstants, PixelMapParameters, pixel_map_reference
+
+_MATRICES = ("project", "weight1", "weight2", "weight3", "head")
+
+
+def pixel_map(
+    frames: Tensor, parameters: PixelMapParameters, constants: PixelMapConstants, *, backend: str = "auto"
+) -> Tensor:
+    """The translation of frames by reference.pixel_map.pixel_map_reference.
+
+    The fused operator keeps nothing but its arguments for the backward, which computes activations again, block by
+    block. In float32 its sines are wrong by 2e-7 at most, up to phases of 8192 radians. Under autocast to bfloat16 it
+    rounds the factors of the layers after the sines on a CPU that multiplies them (AVX512_BF16) where F and K are
+    multiples of 32, and otherwise nothing; sums are float32.
+
+    Args:
+        frames: (N, C, H, W), of any strides, colours in [-1, 1].
+        parameters: in the dtype of frames.
+        backend: "auto" takes the C++ operator on a CPU and PyTorch elsewhere, "triton" the Triton kernels, which no
+            GPU has measured yet.
+
+    Returns:
+        (N, C, H, W), in the dtype of frames. Twice differentiable.
+
+    Raises:
+        ValueError: an argument does not fit; the message names it, the rule and the value.
+        RuntimeError: an explicit backend cannot run the call; the message says why.
+    """
+    _check(frames, parameters)
+    chosen = choose("pixel_map", backend, {"cpp": lambda: why_not_fused(frames)})
+    if chosen == "reference":
+        return pixel_map_reference(frames, parameters, constants)
+    return _OPERATOR(frames, *parameters, *constants, _rounds(frames))[0]
+
+
+def why_not_fused(frames: Tensor) -> str | None:
+    """Why the C++ operator cannot take such frames; None when it can."""
+    if reason := cpp_refusal(frames):
+        return reason
+    if frames.device.type != "cpu":
+        return f"the C++ kernel runs on cpu, not on {frames.device.type}"
+    if frames.dtype not in (torch.float32, torch.float64):
+        return f"the C++ kernel takes float32 and float64, not {frames.dtype}"
+    return None
+
+
+def _rounds(frames: Tensor) -> bool:
+    """Whether autocast lets products round their factors to bfloat16."""
+    if not is_autocasting(frames) or frames.dtype != torch.float32:
+        return False
+    return torch.get_autocast_dtype(frames.device.type) == torch.bfloat16
+
+
+def _check(frames: Tensor, p: PixelMapParameters) -> None:
+    if frames.dim() != 4:
+        raise ValueError(f"frames must have shape (N, C, H, W); got {tuple(frames.shape)}")
+    for name in _MATRICES:
+        matrix = getattr(p, name)
+        if matrix.dim() not in (2, 4) or matrix.shape[2:] not in ((), (1, 1)):
+            raise ValueError(f"{name} must be a matrix or a 1x1 kernel; got shape {tuple(matrix.shape)}")
+    channels = frames.shape[1]
+    features, hidden = p.project.shape[0], p.weight1.shape[0]
+    shapes = {
+        "project": (features, channels + 2),
+        "project_bias": (features,),
+        "weight1": (hidden, channels + 2 + features),
+        "bias1": (hidden,),
+        "weight2": (hidden, hidden),
+        "bias2": (hidden,),
+        "weight3": (hidden, hidden),
+        "bias3": (hidden,),
+        "head": (2 * channels, hidden),
+        "head_bias": (2 * channels,),
+    }
+    for name, shape in shapes.items():
+        found = getattr(p, name).shape
+        if (found[:2] if name in _MATRICES else found) != shape:
+            raise ValueError(f"{name} must have shape {shape}; got {tuple(found)}")
+    if p.table is not None:
+        levels = p.table.shape[-1] if p.table.dim() else 0
+        if channels != 3 or levels < 2 or p.table.shape != (3, levels, levels, levels):
+            raise ValueError(
+                f"table must be None or, for frames of 3 channels, have shape (3, L, L, L) with L >= 2; got "
+                f"{tuple(p.table.shape)} for {channels} channels"
+            )
+    for name, tensor in p._asdict().items():
+        if tensor is not None and tensor.device != frames.device:
+            raise ValueError(f"{name} must be on the device of frames, {frames.device}; got {tensor.device}")
+        if tensor is not None and tensor.dtype != frames.dtype:
+            raise ValueError(f"{name} must have the dtype of frames, {frames.dtype}; got {tensor.dtype}")
+
+
+def _fake(v: Values) -> tuple[Tensor]:
+    return (v.frames.new_empty(v.frames.shape),)
+
+
+def _fake_bwd(v: Values) -> tuple[Tensor, ...]:
+    of_weights = [getattr(v, name).shape if v.need_project else (0,) for name in PixelMapParameters._fields[:-1]]
+    shapes = [v.frames.shape if v.need_frames else (0,), *of_weights]
+    shapes.append(v.table.shape if v.need_table and v.table is not None else (0,))
+    return tuple(v.frames.new_empty(shape) for shape in shapes)
+
+
+def _formula(v: Values) -> tuple[Tensor]:
+    parameters = PixelMapParameters(*(getattr(v, name) for name in PixelMapParameters._fields))
+    constants = PixelMapConstants(*(getattr(v, name) for name in PixelMapConstants._fields))
+    return (pixel_map_reference(v.frames, parameters, constants),)
+
+
+_OPERATOR = Operator(
+    "pixel_map",
+    fake=_fake,
+    fake_bwd=_fake_bwd,
+    reference=_formula,
+    # One pass gives the gradients of all matrices and biases.
+    need={"need_project": PixelMapParameters._fields[:-1]},
+)

@@ -1,0 +1,102 @@
+"""A frame's translation pixel by pixel, in plain PyTorch: the specification of the fused operator pixel_map."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class PixelMapParameters(NamedTuple):
+    """What pixel_map is trained in: C channels, F features, K hidden channels, and L levels of the table.
+
+    project (F, C + 2) and project_bias (F,); weight1 (K, C + 2 + F), weight2 and weight3 (K, K), and bias1 to bias3
+    (K,); head (2C, K) and head_bias (2C,); table (3, L, L, L), or None. Matrices may be 1x1 convolutions' weights.
+    """
+
+    project: Tensor
+    project_bias: Tensor
+    weight1: Tensor
+    bias1: Tensor
+    weight2: Tensor
+    bias2: Tensor
+    weight3: Tensor
+    bias3: Tensor
+    head: Tensor
+    head_bias: Tensor
+    table: Tensor | None
+
+
+class PixelMapConstants(NamedTuple):
+    """gain: added to the predicted gain. speed: factor of the table. slope: of the leaky ReLUs below zero.
+
+    clamp: whether the result is clamped to [-1, 1].
+    """
+
+    gain: float
+    speed: float
+    slope: float
+    clamp: bool
+
+
+def pixel_map_reference(frames: Tensor, p: PixelMapParameters, constants: PixelMapConstants) -> Tensor:
+    """y = gain(f) (x + 1) + emission(f) + speed table(x) - 1 for every pixel x of frames.
+
+    f are sines of x and of the pixel's place, with x and the place themselves. Three hidden layers with leaky ReLUs and
+    a linear one make gain and emission of them. Under autocast the layers after the sines are in its dtype, as 1x1
+    convolutions are.
+
+    Args:
+        frames: (N, C, H, W), colours in [-1, 1]. C is 3 where there is a table.
+
+    Returns:
+        (N, C, H, W), in the dtype of frames.
+    """
+    features = fourier_features_reference(frames, p.project, p.project_bias)
+    for weight, bias in ((p.weight1, p.bias1), (p.weight2, p.bias2), (p.weight3, p.bias3)):
+        features = F.leaky_relu(F.conv2d(features, _as_kernel(weight), bias), constants.slope)
+    outputs = F.conv2d(features, _as_kernel(p.head), p.head_bias)
+    return emit_reference(frames, outputs, p.table, constants)
+
+
+def fourier_features_reference(frames: Tensor, project: Tensor, project_bias: Tensor | None) -> Tensor:
+    """frames, their coordinates, and sines of a projection of both: (N, C + 2 + F, H, W)."""
+    located = located_reference(frames)
+    # In bfloat16 a phase of some tens of radians would be wrong by a tenth of a radian.
+    with torch.autocast(frames.device.type, enabled=False):
+        waves = torch.sin(F.conv2d(located, _as_kernel(project), project_bias))
+    return torch.cat([located, waves], dim=1)
+
+
+def emit_reference(frames: Tensor, outputs: Tensor, table: Tensor | None, constants: PixelMapConstants) -> Tensor:
+    """The translation of frames by the head's outputs (N, 2C, H, W), gains before emissions."""
+    gain, emission = outputs.to(frames.dtype).chunk(2, dim=1)
+    y = (frames + 1) * (gain + constants.gain) + emission - 1
+    if table is not None:
+        y = y + constants.speed * _looked_up(frames, table)
+    return y.clamp(-1, 1) if constants.clamp else y
+
+
+def located_reference(frames: Tensor) -> Tensor:
+    """Frames and each pixel's vertical and horizontal position in [-1, 1]: (N, C + 2, H, W), channels last.
+
+    In this layout convolutions need not reorder them.
+    """
+    height, width = frames.shape[-2:]
+    y, x = (torch.linspace(-1, 1, size, device=frames.device, dtype=frames.dtype) for size in (height, width))
+    plane = torch.stack(torch.meshgrid(y, x, indexing="ij"))
+    located = torch.cat([frames, plane.expand(frames.shape[0], -1, -1, -1)], dim=1)
+    return located.contiguous(memory_format=torch.channels_last)
+
+
+def _as_kernel(matrix: Tensor) -> Tensor:
+    return matrix if matrix.dim() == 4 else matrix[:, :, None, None]
+
+
+def _looked_up(frames: Tensor, table: Tensor) -> Tensor:
+    """The table's entry for each pixel's colour, with interpolation: (N, 3, H, W)."""
+    colours = frames.clamp(-1, 1).permute(0, 2, 3, 1).unsqueeze(1)
+    tables = table.expand(len(frames), -1, -1, -1, -1)
+    return F.grid_sample(tables, colours, padding_mode="border", align_corners=True).squeeze(2)
