@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from rlv2v_fast.ops.backends import choose, cpp_refusal, is_autocasting
 from rlv2v_fast.ops.register import Operator, Values
-from rlv2v_fast.reference.pixel_map import PixelMapConstants, PixelMapParameters, pixel_map_reference
+from rlv2v_fast.reference.pixel_map import (
+    PixelMapConstants,
+    PixelMapParameters,
+    emit_reference,
+    located_reference,
+    pixel_map_reference,
+)
+
+__all__ = [
+    "PixelMapConstants",
+    "PixelMapParameters",
+    "call_pixel_map",
+    "located_reference",
+    "pixel_map",
+]
 
 _MATRICES = ("project", "weight1", "weight2", "weight3", "head")
 
@@ -40,6 +56,25 @@ def pixel_map(
     if chosen == "reference":
         return pixel_map_reference(frames, parameters, constants)
     return _OPERATOR(frames, *parameters, *constants, _rounds(frames))[0]
+
+
+def call_pixel_map(
+    predict: Callable[[Tensor], Tensor],
+    frames: Tensor,
+    table: Tensor | None,
+    constants: PixelMapConstants,
+    *,
+    backend: str,
+    reason: str,
+) -> Tensor:
+    """pixel_map by a network that must be called, because of `reason`.
+
+    Args:
+        predict: from frames to gains and emissions, (N, 2C, H, W).
+        frames, table, constants, backend: as of pixel_map.
+    """
+    choose("pixel_map", backend, {"cpp": lambda: reason, "triton": lambda: reason})
+    return emit_reference(frames, predict(frames), table, constants)
 
 
 def why_not_fused(frames: Tensor) -> str | None:
