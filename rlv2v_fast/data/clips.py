@@ -192,19 +192,28 @@ class Domain:
         The video (each equally likely), the first frame, the crop along the longer side and the flip are uniform and
         depend on the state of ``generator`` alone, which must be on the CPU.
         """
+        return to_tensor(self._random_cut(generator))
+
+    def batch(self, generator: torch.Generator, batch_size: int, window: int | None = None) -> torch.Tensor:
+        """``batch_size`` random clips: float32 ``(B, frames, 3, size, size)`` in [-1, 1].
+
+        Args:
+            window: so many frames of each clip, from one random place in all of them; by default all frames.
+        """
+        cuts = [self._random_cut(generator) for _ in range(batch_size)]
+        if window is not None:
+            first = _draw(self.frames - window + 1, generator)
+            cuts = [cut[first : first + window] for cut in cuts]
+        return torch.stack([to_tensor(cut) for cut in cuts])
+
+    def _random_cut(self, generator: torch.Generator) -> np.ndarray:
         clip = self.clips[_draw(len(self.clips), generator)].frames
         length, height, width = clip.shape[:3]
         start = _draw(length - self.frames + 1, generator)
         top = _draw(height - self.size + 1, generator)
         left = _draw(width - self.size + 1, generator)
         window = self._window(clip, start, top, left)
-        if self.flip and _draw(2, generator):
-            window = window[:, :, ::-1]
-        return to_tensor(window)
-
-    def batch(self, generator: torch.Generator, batch_size: int) -> torch.Tensor:
-        """``batch_size`` random clips: float32 ``(B, frames, 3, size, size)`` in [-1, 1]."""
-        return torch.stack([self.sample(generator) for _ in range(batch_size)])
+        return window[:, :, ::-1] if self.flip and _draw(2, generator) else window
 
     def spread(self, count: int) -> torch.Tensor:
         """The same ``count`` clips every time, evenly over the videos: float32 ``(count, frames, 3, size, size)``.

@@ -15,7 +15,9 @@ from rlv2v_fast.ops.pixel_map import (
     call_pixel_map,
     located_reference,
     pixel_map,
+    without_autocast,
 )
+from rlv2v_fast.ops.transforms import is_mapped
 
 BACKENDS = ("auto", "cpp", "triton", "reference")
 _SLOPE = 0.2  # of the leaky ReLUs
@@ -25,8 +27,12 @@ for _kind in (nn.Sequential, nn.LeakyReLU):
 
 
 def located(frames: Tensor) -> Tensor:
-    """Frames (N, C, H, W) and each pixel's place in [-1, 1], vertical and horizontal: (N, C + 2, H, W)."""
-    return located_reference(frames)
+    """Frames (N, C, H, W) and each pixel's place in [-1, 1], vertical and horizontal: (N, C + 2, H, W).
+
+    They are channels last, so that convolutions need not reorder them, except under torch.vmap, which knows no layout.
+    """
+    places = located_reference(frames)
+    return places if is_mapped() else places.contiguous(memory_format=torch.channels_last)
 
 
 @register_plain
@@ -63,7 +69,7 @@ class FourierFeatures(nn.Module):
         """Features (N, C + 2 + F, H, W) of frames (N, C, H, W)."""
         places = located(frames)
         # In bfloat16 a phase of some tens of radians would be wrong by a tenth of a radian.
-        with torch.autocast(frames.device.type, enabled=False):
+        with without_autocast(frames.device):
             waves = torch.sin(self.project(places))
         return torch.cat([places, waves], dim=1)
 

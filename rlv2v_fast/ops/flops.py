@@ -45,6 +45,23 @@ def _conv3d_bwd(shapes: Named) -> int:
     return (of_inputs + (1 if shapes["need_weight"] else 0)) * _conv3d_fwd(shapes)
 
 
+_PIXEL_MAP_LAYERS = ("weight1", "weight2", "weight3", "head")
+
+
+def _pixel_map_fwd(shapes: Named, layers: tuple[str, ...] = ("project", *_PIXEL_MAP_LAYERS)) -> int:
+    """FLOPs of these layers as 1x1 convolutions."""
+    batch, _, height, width = shapes["frames"]
+    return 2 * batch * height * width * sum(prod(shapes[layer]) for layer in layers)
+
+
+def _pixel_map_bwd(shapes: Named) -> int:
+    by_weights = _pixel_map_fwd(shapes) if shapes["need_project"] else 0
+    # The gradient comes to the projection through all other layers, and through it to the frames alone.
+    reached = _PIXEL_MAP_LAYERS if shapes["need_project"] else ()
+    through = ("project", *_PIXEL_MAP_LAYERS) if shapes["need_frames"] else reached
+    return by_weights + _pixel_map_fwd(shapes, through)
+
+
 # By operator: FLOPs from its arguments by name, a tensor's being its shape.
 FORMULAS = {
     "causal_conv3d_fwd": _conv3d_fwd,
@@ -53,6 +70,8 @@ FORMULAS = {
     "convlstm_bwd": _convlstm_bwd,
     "convlstm_triton_fwd": _convlstm_fwd,
     "convlstm_triton_bwd": _convlstm_bwd,
+    "pixel_map_fwd": _pixel_map_fwd,
+    "pixel_map_bwd": _pixel_map_bwd,
 }
 
 

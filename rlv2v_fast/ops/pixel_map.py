@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rlv2v_fast.ops.backends import choose, cpp_refusal, is_autocasting
 from rlv2v_fast.ops.register import Operator, Values
+from rlv2v_fast.ops.transforms import is_transformed
 from rlv2v_fast.reference.pixel_map import (
     PixelMapConstants,
     PixelMapParameters,
     emit_reference,
     located_reference,
+    looked_up_reference,
     pixel_map_reference,
 )
+from rlv2v_fast.reference.precision import without_autocast
 
 __all__ = [
     "PixelMapConstants",
@@ -23,6 +27,7 @@ __all__ = [
     "call_pixel_map",
     "located_reference",
     "pixel_map",
+    "without_autocast",
 ]
 
 _MATRICES = ("project", "weight1", "weight2", "weight3", "head")
@@ -45,7 +50,7 @@ def pixel_map(
             GPU has measured yet.
 
     Returns:
-        (N, C, H, W), in the dtype of frames. Twice differentiable.
+        (N, C, H, W), in the dtype of frames. Twice differentiable, but for "auto" where it is not fused.
 
     Raises:
         ValueError: an argument does not fit; the message names it, the rule and the value.
@@ -54,7 +59,7 @@ def pixel_map(
     _check(frames, parameters)
     chosen = choose("pixel_map", backend, {"cpp": lambda: why_not_fused(frames)})
     if chosen == "reference":
-        return pixel_map_reference(frames, parameters, constants)
+        return pixel_map_reference(frames, parameters, constants, _look_up_of(backend))
     return _OPERATOR(frames, *parameters, *constants, _rounds(frames))[0]
 
 
@@ -74,7 +79,19 @@ def call_pixel_map(
         frames, table, constants, backend: as of pixel_map.
     """
     choose("pixel_map", backend, {"cpp": lambda: reason, "triton": lambda: reason})
-    return emit_reference(frames, predict(frames), table, constants)
+    return emit_reference(frames, predict(frames), table, constants, _look_up_of(backend))
+
+
+def _look_up_of(backend: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """What looks colours up without the fused operator."""
+    return looked_up_reference if backend == "reference" or is_transformed() else _sampled
+
+
+def _sampled(frames: Tensor, table: Tensor) -> Tensor:
+    """looked_up_reference by PyTorch's own kernel, which knows no second derivative and no forward mode."""
+    colours = frames.clamp(-1, 1).permute(0, 2, 3, 1).unsqueeze(1)
+    tables = table.expand(len(frames), -1, -1, -1, -1)
+    return F.grid_sample(tables, colours, padding_mode="border", align_corners=True).squeeze(2)
 
 
 def why_not_fused(frames: Tensor) -> str | None:

@@ -185,12 +185,8 @@ class Trainer:
     def _draw(self, domain: str) -> Tensor:
         """The domain's clips of an iteration, (B, window, 3, size, size): in every clip the same random window."""
         optim = self.config.optim
-        clips = self.domains[domain].batch(self.data_random, optim.batch_size * optim.accumulate)
-        window = self.config.window
-        if window is not None:
-            first = int(torch.randint(clips.shape[1] - window + 1, (), generator=self.data_random))
-            clips = clips[:, first : first + window]
-        return clips.to(self.device)
+        count = optim.batch_size * optim.accumulate
+        return self.domains[domain].batch(self.data_random, count, self.config.window).to(self.device)
 
     def _draw_pairs(self) -> dict[str, Tensor]:
         """A batch of true pairs, {} where the run has none."""
@@ -317,7 +313,8 @@ class Trainer:
 
     def _adam(self, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Adam:
         optim = self.config.optim
-        return torch.optim.Adam(parameters, lr=lr, betas=(_BETA1, optim.beta2))
+        # Fused, because small networks have many small parameters, and a loop over them takes longer than they do.
+        return torch.optim.Adam(parameters, lr=lr, betas=(_BETA1, optim.beta2), fused=True)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")

@@ -21,6 +21,7 @@ from rlv2v_fast.models.rlv2vgan import RLV2VGAN, ModelConfig
 from rlv2v_fast.nn.blocks import RPB, URB, CausalConv3d, R
 from rlv2v_fast.nn.convlstm import ConvLSTM, ConvLSTMCell
 from rlv2v_fast.nn.norm import FrameInstanceNorm, SyncBatchNorm
+from rlv2v_fast.nn.pixel_map import FourierFeatures, PixelMap
 from rlv2v_fast.ops.sizes import BLOCK_ELEMENTS, UPSAMPLE_PIXELS, UPSAMPLE_PRODUCTS
 
 
@@ -107,6 +108,17 @@ class PerFrame(nn.Module):
         return frames.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
 
 
+class Waves(FourierFeatures):
+    """FourierFeatures's specification."""
+
+    def forward(self, frames: Tensor) -> Tensor:
+        y, x = (torch.linspace(-1, 1, size, dtype=frames.dtype, device=frames.device) for size in frames.shape[2:])
+        places = torch.stack(torch.meshgrid(y, x, indexing="ij")).expand(len(frames), -1, -1, -1)
+        located = torch.cat([frames, places], dim=1)
+        with torch.autocast(frames.device.type, enabled=False):
+            return torch.cat([located, self.project(located).sin()], dim=1)
+
+
 def either(ours: Callable[[], nn.Module], specification: Callable[[], nn.Module]) -> Callable[[str], nn.Module]:
     """make of a module that takes no backend."""
     return lambda backend: specification() if backend == "reference" else ours()
@@ -122,6 +134,7 @@ LAYOUTS = {
 }  # fmt: skip
 
 CLIP = (2, 4, 3, 8, 6)
+FRAMES = (2, 3, 8, 6)
 # Frames too small for the causal convolution, so that the rule between convolutions is seen.
 LOW, LOWEST = (2, 4, 3, 4, 6), (2, 4, 3, 2, 2)
 MODULES = {
@@ -133,6 +146,8 @@ MODULES = {
     "SyncBatchNorm": Case(either(lambda: SyncBatchNorm(4), lambda: nn.BatchNorm3d(4)), CLIP, [2], ("auto",)),
     "CausalConv3d": Case(either(lambda: CausalConv3d(4, 6), lambda: Causal(4, 6, 3, bias=False)), CLIP, [2], ("auto",)),
     "FrameInstanceNorm": Case(either(lambda: FrameInstanceNorm(4), lambda: PerFrame(4)), CLIP, [2], ("auto",)),
+    "FourierFeatures": Case(either(lambda: FourierFeatures(3, 5, 2.0), lambda: Waves(3, 5, 2.0)), FRAMES, [2], ("auto",)),
+    "PixelMap": Case(lambda backend: PixelMap(4, backend=backend), FRAMES, [2]),
     "RLV2VGAN": Case(Judged, (2, 2, 3, 8, 16), backends=("auto",), composed=True),
 }
 

@@ -18,6 +18,7 @@ from rlv2v_fast.ops.bn_relu import bn_relu
 from rlv2v_fast.ops.causal_conv3d import causal_conv3d
 from rlv2v_fast.ops.convlstm import convlstm
 from rlv2v_fast.ops.convlstm_gates import convlstm_gates
+from rlv2v_fast.ops.pixel_map import PixelMapConstants, PixelMapParameters, pixel_map
 from rlv2v_fast.ops.upsample_conv import upsample_conv
 from tests.compatibility.cases import LAYOUTS
 from tests.compatibility.harness import watching
@@ -35,6 +36,11 @@ def draw(*shape):
 
 def clip_and_norms(x, skip, weight, bias):
     return x, skip, Norm(weight, bias, eps=1e-3), Norm(weight * 2, bias - 1, eps=1e-3)
+
+
+def mapped(frames, *parameters, clamp=False, backend):
+    constants = PixelMapConstants(gain=0.5, speed=2.0, slope=0.2, clamp=clamp)
+    return (pixel_map(frames, PixelMapParameters(*parameters), constants, backend=backend),)
 
 
 # By name: the operator as a function of tensors that all have a gradient, a backend, and those tensors.
@@ -64,6 +70,12 @@ OPERATORS = {
         draw(2, 2, 1, 2, 3), draw(2, 2, 1, 2, 3), draw(2), draw(2))),
     "bn_add_relu_pool": (lambda *t, backend: bn_add_relu_pool(*clip_and_norms(*t), backend=backend)[:1], lambda: (
         draw(2, 2, 1, 2, 4), draw(2, 2, 1, 2, 4), draw(2), draw(2))),
+    "pixel_map": (mapped, lambda: (
+        draw(1, 3, 2, 3).tanh(), draw(2, 5), draw(2), draw(4, 7), draw(4), draw(4, 4), draw(4), draw(4, 4), draw(4),
+        draw(6, 4), draw(6), draw(3, 2, 2, 2))),
+    "pixel_map clamped": (lambda *t, backend: mapped(*t, None, clamp=True, backend=backend), lambda: (
+        draw(1, 1, 2, 3), draw(2, 3), draw(2), draw(4, 5), draw(4), draw(4, 4), draw(4), draw(4, 4), draw(4),
+        draw(2, 4), draw(2))),
 }  # fmt: skip
 
 

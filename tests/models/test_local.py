@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from rlv2v_fast.models.discriminator import Discriminator
-from rlv2v_fast.models.local import FourierFeatures, LocalGenerator, PatchDiscriminator
+from rlv2v_fast.models.local import LocalGenerator, PatchDiscriminator
+from rlv2v_fast.nn.pixel_map import FourierFeatures
 
 
 def video(batch=2, frames=3, channels=3, height=16, width=12, dtype=torch.float32):

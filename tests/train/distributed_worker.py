@@ -47,7 +47,7 @@ class Given:
         self.random = torch.Generator().manual_seed(seed)
         self.poisoned = poisoned
 
-    def batch(self, generator, batch_size):
+    def batch(self, generator, batch_size, window=None):
         both = torch.rand(2, FRAMES, 3, SIZE, SIZE, generator=self.random, dtype=torch.float64) * 2 - 1
         own = both if distributed.count() == 1 else both[distributed.rank()].unsqueeze(0)
         return own * float("nan") if self.poisoned else own

@@ -135,8 +135,8 @@ def test_divergence_names_the_loss_and_keeps_the_last_checkpoint(config, domains
 
         draws = 0
 
-        def batch(self, generator, size):
-            clips = domains["x"].batch(generator, size)
+        def batch(self, generator, size, window=None):
+            clips = domains["x"].batch(generator, size, window)
             Poisoned.draws += 1
             return clips if Poisoned.draws < 3 else clips * float("nan")
 
