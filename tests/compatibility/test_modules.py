@@ -241,7 +241,8 @@ def _(trial):
 def _(trial, mesh):
     fsdp = pytest.importorskip("torch.distributed.fsdp")
     ours, wanted = trial.pair(torch.float32)
-    for each in leaves(ours):
+    # From the innermost out: a module shards what its submodules have not.
+    for each in reversed(leaves(ours)):
         fsdp.fully_shard(each, mesh=mesh)
     if not isinstance(ours, fsdp.FSDPModule):
         fsdp.fully_shard(ours, mesh=mesh)
