@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rlv2v_fast.ops.backends import choose, cpp_refusal, is_autocasting
+from rlv2v_fast.ops.convlstm_triton import on_device_of, triton_refusal
 from rlv2v_fast.ops.register import Operator, Values
+from rlv2v_fast.ops.schemas import LIBRARY
 from rlv2v_fast.ops.transforms import is_transformed
 from rlv2v_fast.reference.pixel_map import (
     PixelMapConstants,
@@ -57,10 +60,13 @@ def pixel_map(
         RuntimeError: an explicit backend cannot run the call; the message says why.
     """
     _check(frames, parameters)
-    chosen = choose("pixel_map", backend, {"cpp": lambda: why_not_fused(frames)})
+    refusals = {"cpp": lambda: why_not_fused(frames)}
+    if backend == "triton":
+        refusals["triton"] = lambda: _triton_refusal(frames, parameters)
+    chosen = choose("pixel_map", backend, refusals)
     if chosen == "reference":
         return pixel_map_reference(frames, parameters, constants, _look_up_of(backend))
-    return _OPERATOR(frames, *parameters, *constants, _rounds(frames))[0]
+    return _OPERATORS[chosen](frames, *parameters, *constants, _rounds(frames))[0]
 
 
 def call_pixel_map(
@@ -103,6 +109,19 @@ def why_not_fused(frames: Tensor) -> str | None:
     if frames.dtype not in (torch.float32, torch.float64):
         return f"the C++ kernel takes float32 and float64, not {frames.dtype}"
     return None
+
+
+def _triton_refusal(frames: Tensor, p: PixelMapParameters) -> str | None:
+    """Why the Triton kernels cannot take a call; None when they can."""
+    if frames.dtype != torch.float32:
+        return f"the Triton kernels take float32, not {frames.dtype}"
+    if reason := triton_refusal(frames):
+        return reason
+    if p.table is not None and torch.are_deterministic_algorithms_enabled():
+        return "the Triton kernels sum the table's gradient in no fixed order"
+    from rlv2v_fast.kernels.pixel_map import why_not
+
+    return why_not(frames.shape[1], p.project.shape[0], p.weight1.shape[0])
 
 
 def _rounds(frames: Tensor) -> bool:
@@ -168,11 +187,55 @@ def _formula(v: Values) -> tuple[Tensor]:
     return (pixel_map_reference(v.frames, parameters, constants),)
 
 
-_OPERATOR = Operator(
-    "pixel_map",
-    fake=_fake,
-    fake_bwd=_fake_bwd,
-    reference=_formula,
-    # One pass gives the gradients of all matrices and biases.
-    need={"need_project": PixelMapParameters._fields[:-1]},
-)
+def _products(rounded: bool) -> str:
+    """How the Triton kernels may round the factors of products: as PyTorch's convolutions on a GPU do."""
+    return "bf16" if rounded else "tf32" if torch.backends.cudnn.allow_tf32 else "tf32x3"
+
+
+def _triton_fwd(*arguments: Any) -> Tensor:
+    from rlv2v_fast.kernels.pixel_map import PixelMapArguments, pixel_map_fwd
+
+    *tensors, gain, speed, slope, clamp, rounded = arguments
+    given = PixelMapArguments(*(None if t is None else t.contiguous() for t in tensors))
+    y = torch.empty_like(given.frames)
+    with on_device_of(y):
+        pixel_map_fwd(given, y, gain=gain, speed=speed, slope=slope, clamp=clamp, products=_products(rounded))
+    return y
+
+
+def _triton_bwd(grad_y: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    from rlv2v_fast.kernels.pixel_map import PixelMapArguments, pixel_map_bwd
+
+    *tensors, gain, speed, slope, clamp, rounded, need_frames, need_project, need_table = arguments
+    given = PixelMapArguments(*(None if t is None else t.contiguous() for t in tensors))
+    with on_device_of(grad_y):
+        grads = pixel_map_bwd(
+            grad_y.contiguous(),
+            given,
+            gain=gain,
+            speed=speed,
+            slope=slope,
+            clamp=clamp,
+            products=_products(rounded),
+            need_frames=need_frames,
+            need_parameters=need_project,
+            need_table=need_table,
+        )
+    return tuple(given.frames.new_empty(0) if grad is None else grad for grad in grads)
+
+
+# One implementation for every device: Triton chooses its own.
+LIBRARY.impl("pixel_map_triton_fwd", _triton_fwd, "CompositeExplicitAutograd")
+LIBRARY.impl("pixel_map_triton_bwd", _triton_bwd, "CompositeExplicitAutograd")
+
+_OPERATORS = {
+    backend: Operator(
+        name,
+        fake=_fake,
+        fake_bwd=_fake_bwd,
+        reference=_formula,
+        # One pass gives the gradients of all matrices and biases.
+        need={"need_project": PixelMapParameters._fields[:-1]},
+    )
+    for backend, name in (("cpp", "pixel_map"), ("triton", "pixel_map_triton"))
+}

@@ -145,17 +145,18 @@ define(
 
 # frames (N, C, H, W) translated pixel by pixel; the parameters are those of reference/pixel_map.py, as matrices or 1x1
 # kernels. rounded: products of the layers after the sines may round their factors to bfloat16. A gradient that is not
-# needed has shape (0,); need_project asks for all but the table's.
-define(
-    "pixel_map_fwd(Tensor frames, Tensor project, Tensor project_bias, Tensor weight1, Tensor bias1, Tensor weight2,"
-    " Tensor bias2, Tensor weight3, Tensor bias3, Tensor head, Tensor head_bias, Tensor? table, float gain,"
-    " float speed, float slope, bool clamp, bool rounded) -> (Tensor y)"
-)
-define(
-    "pixel_map_bwd(Tensor grad_y, Tensor frames, Tensor project, Tensor project_bias, Tensor weight1, Tensor bias1,"
-    " Tensor weight2, Tensor bias2, Tensor weight3, Tensor bias3, Tensor head, Tensor head_bias, Tensor? table,"
-    " float gain, float speed, float slope, bool clamp, bool rounded, bool need_frames, bool need_project,"
-    " bool need_table) -> (Tensor grad_frames, Tensor grad_project, Tensor grad_project_bias, Tensor grad_weight1,"
-    " Tensor grad_bias1, Tensor grad_weight2, Tensor grad_bias2, Tensor grad_weight3, Tensor grad_bias3,"
-    " Tensor grad_head, Tensor grad_head_bias, Tensor grad_table)"
-)
+# needed has shape (0,); need_project asks for all but the table's. By C++, and by Triton in float32.
+for _name in ("pixel_map", "pixel_map_triton"):
+    define(
+        f"{_name}_fwd(Tensor frames, Tensor project, Tensor project_bias, Tensor weight1, Tensor bias1, Tensor weight2,"
+        " Tensor bias2, Tensor weight3, Tensor bias3, Tensor head, Tensor head_bias, Tensor? table, float gain,"
+        " float speed, float slope, bool clamp, bool rounded) -> (Tensor y)"
+    )
+    define(
+        f"{_name}_bwd(Tensor grad_y, Tensor frames, Tensor project, Tensor project_bias, Tensor weight1, Tensor bias1,"
+        " Tensor weight2, Tensor bias2, Tensor weight3, Tensor bias3, Tensor head, Tensor head_bias, Tensor? table,"
+        " float gain, float speed, float slope, bool clamp, bool rounded, bool need_frames, bool need_project,"
+        " bool need_table) -> (Tensor grad_frames, Tensor grad_project, Tensor grad_project_bias, Tensor grad_weight1,"
+        " Tensor grad_bias1, Tensor grad_weight2, Tensor grad_bias2, Tensor grad_weight3, Tensor grad_bias3,"
+        " Tensor grad_head, Tensor grad_head_bias, Tensor grad_table)"
+    )
