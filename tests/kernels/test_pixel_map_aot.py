@@ -27,8 +27,8 @@ class Variant:
 
 PIXELS_ALONE, SUMS_ALONE = ("sums_ptr",), ("grad_frames_ptr", "grad_table_ptr")
 VARIANTS = [
-    Variant("fwd", "tf32x3", 128, 48 << 10),
-    Variant("fwd", "bf16", 96, 32 << 10),
+    Variant("fwd", "tf32x3", 192, 16 << 10),
+    Variant("fwd", "bf16", 144, 16 << 10),
     Variant("bwd", "bf16", 255, 48 << 10, without=SUMS_ALONE),
     # It spills some registers. No GPU has told yet whether that costs more than a smaller block.
     Variant("bwd", "bf16", 255, 120 << 10, stack=128, without=PIXELS_ALONE),

@@ -1,8 +1,10 @@
 """Frames and parameters of pixel_map, and its results with gradients, for the tests of every backend."""
 
 import torch
+import torch.nn.functional as F
 
 from rlv2v_fast.ops.pixel_map import PixelMapParameters, pixel_map
+from rlv2v_fast.reference.pixel_map import fourier_features_reference
 
 
 class Parameters(PixelMapParameters):
@@ -28,6 +30,18 @@ def draw(shape, features, hidden, levels, *, device="cpu", dtype=torch.float32):
                 (2 * channels, hidden, 0.5 * hidden**-0.5)]  # fmt: skip
     parameters = [t for rows, columns, scale in matrices for t in (values(rows, columns, scale=scale), values(rows, scale=0.3))]
     return frames, Parameters(*parameters, values(3, levels, levels, levels, scale=0.2) if levels else None)
+
+
+def away_from_kinks(frames, parameters, slope):
+    """Random gradients of a result, zero for pixels with a hidden value so near zero that rounding may turn its sign."""
+    p = parameters.double()
+    x = fourier_features_reference(frames.double(), p.project, p.project_bias)
+    smooth = torch.ones_like(x[:, :1], dtype=torch.bool)
+    for weight, bias in ((p.weight1, p.bias1), (p.weight2, p.bias2), (p.weight3, p.bias3)):
+        x = F.conv2d(x, weight[:, :, None, None], bias)
+        smooth &= (x.abs() > 1e-4).all(1, keepdim=True)
+        x = F.leaky_relu(x, slope)
+    return torch.randn(frames.shape, dtype=torch.float64, device=frames.device) * smooth
 
 
 def gradients(frames, parameters, constants, *, backend, needed="frames parameters table", grad=None):
