@@ -118,7 +118,7 @@ class PixelMap(nn.Module):
     def translate(self, frames: Tensor) -> Tensor:
         """forward. What a user did to a submodule is honoured: where one is not plain, all are called."""
         # A forecast made under autocast is bfloat16. Colours need the precision of the weights.
-        frames = frames.to(self.head.weight.dtype)
+        frames = frames.to(next(self.parameters()).dtype)
         table = None if self.table is None else self.table[0]
         constants = PixelMapConstants(self._GAIN, self._SPEED, _SLOPE, not self.training)
         if reason := self._why_not_plain():
