@@ -155,6 +155,16 @@ CONV3D = tuple(
     }.items()
 )
 
+# N frames of C channels, F features, K hidden channels, and L levels of the table.
+PIXEL_MAP = tuple(
+    Case(name, dict(zip("NCHWFKL", sizes, strict=True)), default=name != "tiny")
+    for name, sizes in {
+        "few-shot": (2, 3, 64, 64, 64, 32, 17),
+        "stream": (1, 3, 720, 1280, 64, 32, 17),
+        "tiny": (1, 3, 8, 8, 8, 8, 2),
+    }.items()
+)
+
 SYSTEM_TRAIN = (
     Case("train-32", {"H": 32, "W": 32, "T": 8}),
     Case("train-64x8", {"H": 64, "W": 64, "T": 8}, devices=("cpu",)),
