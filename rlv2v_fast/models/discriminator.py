@@ -14,7 +14,8 @@ from rlv2v_fast.nn.blocks import RPB, CausalConv3d, conv_backend
 class Verdict(NamedTuple):
     """Logits of a discriminator on a clip (B, T, C, H, W).
 
-    authenticity, style: (B, T, H // 8, W // 8), one per frame and patch. video: (B,), one per clip.
+    authenticity, style: (B, T, H // 8, W // 8), one per frame and patch. video: (B,), one per clip, or zeros where the
+    clip was not to be judged.
     """
 
     authenticity: Tensor
@@ -58,13 +59,14 @@ class Discriminator(nn.Module):
         self.clip_hidden = CausalConv3d(4 * width + 1, 4 * width, 1, bias=True)
         self.clip_head = nn.Linear(4 * width, 1)
 
-    def forward(self, video: Tensor) -> Verdict:
-        """Verdict on video (B, T, C, H, W) in [-1, 1], H and W at least 8."""
+    def forward(self, video: Tensor, *, clip: bool = True) -> Verdict:
+        """Verdict on video (B, T, C, H, W) in [-1, 1], H and W at least 8. clip: whether to judge whole clips, too."""
         if video.dim() != 5 or video.shape[2] != self.channels or min(video.shape[3:]) < 8:
             raise ValueError(f"video must have shape (B, T, {self.channels}, H >= 8, W >= 8); got {tuple(video.shape)}")
         features = self.trunk(video.transpose(1, 2))
         authenticity, style = self.patch_head(features).unbind(1)
-        return Verdict(authenticity, style, self._clip_logit(features))
+        of_clip = self._clip_logit(features) if clip else authenticity.new_zeros(video.shape[0])
+        return Verdict(authenticity, style, of_clip)
 
     def _clip_logit(self, features: Tensor) -> Tensor:
         position = torch.linspace(0, 1, features.shape[2], device=features.device, dtype=features.dtype)

@@ -78,14 +78,20 @@ class PatchDiscriminator(nn.Module):
         self.clip_hidden = nn.Conv2d(4 * width + 1, 4 * width, 1)
         self.clip_head = nn.Linear(4 * width, 1)
 
-    def forward(self, video: Tensor) -> Verdict:
-        """Verdict on video (B, T, C, H, W) in [-1, 1], H and W at least 8; patch logits are (B, T, H // 4, W // 4)."""
+    def forward(self, video: Tensor, *, clip: bool = True) -> Verdict:
+        """Verdict on video (B, T, C, H, W) in [-1, 1], H and W at least 8; patch logits are (B, T, H // 4, W // 4).
+
+        clip: whether to judge whole clips, too.
+        """
         if video.dim() != 5 or video.shape[2] != self.channels or min(video.shape[3:]) < 8:
             raise ValueError(f"video must have shape (B, T, {self.channels}, H >= 8, W >= 8); got {tuple(video.shape)}")
         frames = video.flatten(0, 1)
         features = self.trunk(located(frames))
         authenticity, style = self.patch_head(features).unflatten(0, video.shape[:2]).unbind(2)
-        return Verdict(authenticity, style, self._clip_logit(features, video.shape[0], video.shape[1]))
+        batch, steps = video.shape[:2]
+        return Verdict(
+            authenticity, style, self._clip_logit(features, batch, steps) if clip else authenticity.new_zeros(batch)
+        )
 
     def _clip_logit(self, features: Tensor, batch: int, frames: int) -> Tensor:
         """The clip's logit, (B,), from the mean of relu(A [f, t]) over pixels and frames, as in Discriminator."""

@@ -55,6 +55,11 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+def _judge(discriminator: Network, video: Tensor, config: LossConfig) -> Verdict:
+    """The verdict on video, without that on whole clips where no loss has it."""
+    return discriminator(video) if config.video else discriminator(video, clip=False)
+
+
 def translate_both(networks: Networks, real: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The clips of each domain, translated from the other: {"y": G_y(x), "x": G_x(y)}."""
     return {domain: networks.generators[domain](real[OTHER[domain]]) for domain in DOMAINS}
@@ -77,7 +82,7 @@ def discriminator_losses(
         parts = [real[domain], fake[domain].detach()]
         if config.style:
             parts.append(real[OTHER[domain]])
-        verdicts = networks.discriminators[domain](diff_augment(torch.cat(parts), config.augment, augment))
+        verdicts = _judge(networks.discriminators[domain], diff_augment(torch.cat(parts), config.augment, augment), config)
         chunks = zip(*(logits.chunk(len(parts)) for logits in verdicts), strict=True)
         judged_real, judged_fake, *judged_other = (Verdict(*chunk) for chunk in chunks)
         losses[f"discriminator_{domain}"] = frame_discriminator_loss(
@@ -136,7 +141,7 @@ def policy_losses(
     losses: Losses = {}
     for domain in DOMAINS:
         other = OTHER[domain]
-        verdict = networks.discriminators[domain](diff_augment(fake[domain], config.augment, augment))
+        verdict = _judge(networks.discriminators[domain], diff_augment(fake[domain], config.augment, augment), config)
         losses[f"adversarial_{domain}"] = frame_fooling_loss(verdict, config.adversarial, config.style)
         if config.video:
             losses[f"video_{domain}"] = config.video * video_fooling_loss(verdict, config.adversarial)
