@@ -54,7 +54,8 @@ def prepare(case: Case, backend: str, setting: Setting) -> Calls:
     layers = [(s["F"], s["C"] + 2, 8.0), (s["K"], inputs, inputs**-0.5), *2 * [(s["K"], s["K"], s["K"] ** -0.5)]]
     layers.append((2 * s["C"], s["K"], s["K"] ** -0.5))
     matrices = [t for rows, columns, scale in layers for t in (draw(rows, columns, 1, 1, scale=scale), draw(rows))]
-    parameters = PixelMapParameters(*matrices, draw(s["C"], s["L"], s["L"], s["L"], scale=0.1))
+    table = draw(s["C"], s["L"], s["L"], s["L"], scale=0.1)
+    parameters = PixelMapParameters(*matrices, table)  # type: ignore[call-arg]
     rounds = setting.dtype == torch.bfloat16
 
     def run() -> tuple[Tensor, ...]:

@@ -53,7 +53,7 @@ def _dot(a, b, PRODUCTS: tl.constexpr):
     """a b with factors rounded to bfloat16 or TF32, or with TF32 in three parts, about as exact as float32."""
     if PRODUCTS == "bf16":
         return tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16))
-    else:  # noqa: RET505  # the compiler would read what follows in the other case, too
+    else:  # the compiler would read what follows in the other case, too
         return tl.dot(a, b, input_precision=PRODUCTS)
 
 
@@ -141,7 +141,14 @@ def _hidden(
 
 @triton.jit
 def _outputs(
-    h3, head_ptr, head_bias_ptr, C: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, SMALL: tl.constexpr, PRODUCTS: tl.constexpr
+    h3,
+    head_ptr,
+    head_bias_ptr,
+    C: tl.constexpr,
+    K: tl.constexpr,
+    KP: tl.constexpr,
+    SMALL: tl.constexpr,
+    PRODUCTS: tl.constexpr,
 ):
     """(BLOCK, SMALL): gains, emissions, zeros."""
     k, small = tl.arange(0, KP), tl.arange(0, SMALL)
@@ -502,7 +509,7 @@ def pixel_map_bwd(
     )
     # An operator returns no views of one tensor.
     shaped = [
-        grad.clone(memory_format=torch.contiguous_format).view(parameter.shape)  # type: ignore[union-attr]
+        grad.clone(memory_format=torch.contiguous_format).view(parameter.shape)
         for grad, parameter in zip(found, a[1:-1], strict=True)
     ]
     return [grad_frames, *shaped, grad_table]

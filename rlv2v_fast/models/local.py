@@ -99,4 +99,3 @@ class PatchDiscriminator(nn.Module):
         plane = position[:, None, None, None].expand_as(features[:, :1])
         hidden = torch.relu(self.clip_hidden(torch.cat([features, plane], dim=1)))
         return self.clip_head(hidden.unflatten(0, (batch, frames)).mean(dim=(1, 3, 4))).squeeze(1)
-

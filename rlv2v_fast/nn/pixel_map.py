@@ -123,10 +123,13 @@ class PixelMap(nn.Module):
         constants = PixelMapConstants(self._GAIN, self._SPEED, _SLOPE, not self.training)
         if reason := self._why_not_plain():
             return call_pixel_map(self._predict, frames, table, constants, backend=self.backend, reason=reason)
-        convolutions = self.features.project, *self.hidden[::2], self.head
         # Each has a bias: _why_not_plain has seen it.
-        weights = [parameter for conv in convolutions for parameter in (conv.weight, conv.bias)]
-        return pixel_map(frames, PixelMapParameters(*weights, table), constants, backend=self.backend)
+        weights = [parameter for conv in self._convolutions() for parameter in (conv.weight, conv.bias)]
+        parameters = PixelMapParameters(*weights, table)  # type: ignore[call-arg, arg-type]
+        return pixel_map(frames, parameters, constants, backend=self.backend)
+
+    def _convolutions(self) -> list[nn.Conv2d]:
+        return [self.features.project, *list(self.hidden)[::2], self.head]  # type: ignore[list-item]
 
     def _predict(self, frames: Tensor) -> Tensor:
         """Gains and emissions (N, 2C, H, W) of frames, by calling every submodule."""
@@ -134,23 +137,28 @@ class PixelMap(nn.Module):
 
     def _why_not_plain(self) -> str | None:
         """Why the submodules have to be called; None where their parameters say everything."""
-        own = {"features": FourierFeatures, "hidden": nn.Sequential, "head": nn.Conv2d}
-        for name, kind in own.items():
-            if reason := why_not_plain(getattr(self, name), kind):
+        expected: list[tuple[nn.Module, type[nn.Module]]] = [
+            (self.features, FourierFeatures),
+            (self.hidden, nn.Sequential),
+            (self.head, nn.Conv2d),
+        ]
+        for module, kind in expected:
+            if reason := why_not_plain(module, kind):
                 return reason
         layers = list(self.hidden)
         if len(layers) != 6:
             return f"hidden has {len(layers)} layers and not 6"
-        convolutions = self.features.project, *layers[::2], self.head
-        for module in (*convolutions[:-1], *layers[1::2]):
-            if reason := why_not_plain(module, nn.Conv2d, nn.LeakyReLU):
+        expected = [(self.features.project, nn.Conv2d)]
+        expected += zip(layers, 3 * [nn.Conv2d, nn.LeakyReLU], strict=True)
+        for module, kind in expected:
+            if reason := why_not_plain(module, kind):
                 return reason
         if any(activation.negative_slope != _SLOPE for activation in layers[1::2]):
             return "a LeakyReLU has another slope"
-        return _why_not_a_chain(convolutions, self.channels)
+        return _why_not_a_chain(self._convolutions(), self.channels)
 
 
-def _why_not_a_chain(convolutions: tuple[nn.Conv2d, ...], channels: int) -> str | None:
+def _why_not_a_chain(convolutions: list[nn.Conv2d], channels: int) -> str | None:
     """Why the convolutions are not those of a PixelMap, whoever put them there; None where they are."""
     project, first, *_, head = convolutions
     sizes = [channels + 2, project.out_channels + channels + 2, *[first.out_channels] * 3]

@@ -82,7 +82,9 @@ def discriminator_losses(
         parts = [real[domain], fake[domain].detach()]
         if config.style:
             parts.append(real[OTHER[domain]])
-        verdicts = _judge(networks.discriminators[domain], diff_augment(torch.cat(parts), config.augment, augment), config)
+        verdicts = _judge(
+            networks.discriminators[domain], diff_augment(torch.cat(parts), config.augment, augment), config
+        )
         chunks = zip(*(logits.chunk(len(parts)) for logits in verdicts), strict=True)
         judged_real, judged_fake, *judged_other = (Verdict(*chunk) for chunk in chunks)
         losses[f"discriminator_{domain}"] = frame_discriminator_loss(

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from rlv2v_fast.domains import DOMAINS
 from rlv2v_fast.errors import InputError, TrainingDivergedError
@@ -294,11 +294,12 @@ class Trainer:
                 torch.stack(list(losses.values())).sum().backward()
                 means |= {name: means.get(name, 0) + loss.detach() for name, loss in losses.items()}
             distributed.average_gradients(parameters)
-            norms.append(get_total_norm([p.grad for p in parameters if p.grad is not None]))
+            norms.append(get_total_norm(_present(p.grad for p in parameters)))
             total = [_sum(earlier, p.grad) for earlier, p in zip(total, parameters, strict=True)]
         for parameter, gradient in zip(parameters, total, strict=True):
             parameter.grad = gradient
-        clip_grad_norm_(parameters, _LARGEST_NORM)
+        norm = norms[0] if len(parts) == 1 else get_total_norm(_present(total))
+        clip_grads_with_norm_(parameters, _LARGEST_NORM, norm)
         optimizer.step()
         return means, norms
 
@@ -368,6 +369,10 @@ def decay_share(progress: float) -> float:
 
 def _modules(group: nn.ModuleDict) -> dict[str, nn.Module]:
     return dict(group.items())
+
+
+def _present(tensors: Iterable[Tensor | None]) -> list[Tensor]:
+    return [tensor for tensor in tensors if tensor is not None]
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:

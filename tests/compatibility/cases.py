@@ -147,7 +147,8 @@ MODULES = {
     "CausalConv3d": Case(either(lambda: CausalConv3d(4, 6), lambda: Causal(4, 6, 3, bias=False)), CLIP, [2], ("auto",)),
     "FrameInstanceNorm": Case(either(lambda: FrameInstanceNorm(4), lambda: PerFrame(4)), CLIP, [2], ("auto",)),
     "FourierFeatures": Case(
-        either(lambda: FourierFeatures(3, 5, 2.0), lambda: Waves(3, 5, 2.0)), FRAMES, backends=("auto",)),
+        either(lambda: FourierFeatures(3, 5, 2.0), lambda: Waves(3, 5, 2.0)), FRAMES, backends=("auto",)
+    ),
     "PixelMap": Case(lambda backend: PixelMap(4, backend=backend), FRAMES, [2]),
     "RLV2VGAN": Case(Judged, (2, 2, 3, 8, 16), backends=("auto",), composed=True),
 }

@@ -22,6 +22,7 @@ CHANGES = {
     "another slope": lambda m: setattr(m.hidden[1], "negative_slope", 0.5),
     "one more layer": lambda m: m.hidden.append(nn.Tanh()),
     "another activation": lambda m: m.hidden.__setitem__(3, nn.ReLU()),
+    "layers in another order": lambda m: m.hidden.insert(0, m.hidden.pop(1)),
     "a wider layer": wider_layer,
     "a layer without bias": lambda m: m.hidden.__setitem__(2, nn.Conv2d(4, 4, 1, bias=False)),
     "a layer that sees neighbours": lambda m: m.hidden.__setitem__(2, nn.Conv2d(4, 4, 3, padding=1)),

@@ -26,14 +26,21 @@ def draw(shape, features, hidden, levels, *, device="cpu", dtype=torch.float32):
     channels = shape[1]
     frames = (2.2 * torch.rand(shape, dtype=torch.float64) - 1.1).to(device, dtype)
     inputs = channels + 2 + features
-    matrices = [(features, channels + 2, 4.0), (hidden, inputs, 1.5 * inputs**-0.5), *2 * [(hidden, hidden, hidden**-0.5)],
-                (2 * channels, hidden, 0.5 * hidden**-0.5)]  # fmt: skip
-    parameters = [t for rows, columns, scale in matrices for t in (values(rows, columns, scale=scale), values(rows, scale=0.3))]
+    matrices = [
+        (features, channels + 2, 4.0),
+        (hidden, inputs, 1.5 * inputs**-0.5),
+        (hidden, hidden, hidden**-0.5),
+        (hidden, hidden, hidden**-0.5),
+        (2 * channels, hidden, 0.5 * hidden**-0.5),
+    ]
+    parameters = []
+    for rows, columns, scale in matrices:
+        parameters += [values(rows, columns, scale=scale), values(rows, scale=0.3)]
     return frames, Parameters(*parameters, values(3, levels, levels, levels, scale=0.2) if levels else None)
 
 
 def away_from_kinks(frames, parameters, slope):
-    """Random gradients of a result, zero for pixels with a hidden value so near zero that rounding may turn its sign."""
+    """Random gradients of a result, zero for pixels with a hidden value whose sign rounding may turn."""
     p = parameters.double()
     x = fourier_features_reference(frames.double(), p.project, p.project_bias)
     smooth = torch.ones_like(x[:, :1], dtype=torch.bool)

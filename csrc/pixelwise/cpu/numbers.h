@@ -43,9 +43,8 @@ struct Pairs {
   RLV2V_INLINE static Vec<float> pack(const Vec<float>* v) { return round_both(v[0], v[1]); }
   // Cells that hold a lane of a and the same lane of b.
   RLV2V_INLINE static Vec<float> pair(const Vec<float>& a, const Vec<float>& b) {
-    const __m512i order =
-        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19,
-                         3, 18, 2, 17, 1, 16, 0);
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                                           21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     return (Vec<float>)_mm512_permutexvar_epi16(order, (__m512i)round_both(a, b));
   }
   static float cell(float first, float second) {
@@ -98,8 +97,8 @@ struct Term {
 };
 
 template <class N, int kVectors, int kRows, int kTerms, class Done, class T = typename N::Real>
-RLV2V_INLINE void pixel_tiles(int64_t pixels, const Term<T> (&terms)[kTerms], const T* bias, int64_t all, int64_t vector,
-                              const Done& done) {
+RLV2V_INLINE void pixel_tiles(int64_t pixels, const Term<T> (&terms)[kTerms], const T* bias, int64_t all,
+                              int64_t vector, const Done& done) {
   for (int64_t p = 0; p < pixels; p += kRows) {
     Vec<T> sum[kRows][kVectors];
 #pragma GCC unroll 12

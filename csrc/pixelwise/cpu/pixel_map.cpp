@@ -44,8 +44,13 @@ PixelMapParameters<const T> pointers(const ParameterTensors& parameters) {
 }
 
 PixelMapShape shape_of(const Tensor& frames, const ParameterTensors& p) {
-  return {frames.size(0),     frames.size(2), frames.size(3), frames.size(1), p.all[0].size(0),
-          p.all[2].size(0),   p.has_table ? p.all[10].size(2) : 0};
+  return {frames.size(0),
+          frames.size(2),
+          frames.size(3),
+          frames.size(1),
+          p.all[0].size(0),
+          p.all[2].size(0),
+          p.has_table ? p.all[10].size(2) : 0};
 }
 
 std::vector<int64_t> sizes_of(const Tensor& x) { return {x.sizes().begin(), x.sizes().end()}; }
@@ -54,8 +59,8 @@ std::vector<int64_t> sizes_of(const Tensor& x) { return {x.sizes().begin(), x.si
 template <class T>
 PixelMap<T> prepare(const PixelMapShape& s, double gain, double speed, double slope, bool clamp, bool rounded,
                     const Tensor& frames, const PixelMapParameters<const T>& parameters, T* packed) {
-  const PixelMap<T> call{s,     static_cast<T>(gain),        static_cast<T>(speed), static_cast<T>(slope),
-                         clamp, frames.const_data_ptr<T>(), packed};
+  const PixelMap<T> call{
+      s, static_cast<T>(gain), static_cast<T>(speed), static_cast<T>(slope), clamp, frames.const_data_ptr<T>(), packed};
   RLV2V_BEST(pack_pixel_map(call, parameters, rounded, packed));
   return call;
 }
@@ -67,14 +72,13 @@ bool rounds(const PixelMapShape& s, bool rounded) {
 
 }  // namespace
 
-Tensor pixel_map_fwd(const Tensor& frames_any, const Tensor& project, const Tensor& project_bias,
-                     const Tensor& weight1, const Tensor& bias1, const Tensor& weight2, const Tensor& bias2,
-                     const Tensor& weight3, const Tensor& bias3, const Tensor& head, const Tensor& head_bias,
-                     const MaybeTensor& table, double gain, double speed, double slope, bool clamp, bool rounded) {
+Tensor pixel_map_fwd(const Tensor& frames_any, const Tensor& project, const Tensor& project_bias, const Tensor& weight1,
+                     const Tensor& bias1, const Tensor& weight2, const Tensor& bias2, const Tensor& weight3,
+                     const Tensor& bias3, const Tensor& head, const Tensor& head_bias, const MaybeTensor& table,
+                     double gain, double speed, double slope, bool clamp, bool rounded) {
   const Tensor frames = torch::stable::contiguous(frames_any);
-  const ParameterTensors parameters({&project, &project_bias, &weight1, &bias1, &weight2, &bias2, &weight3, &bias3,
-                                     &head, &head_bias},
-                                    table);
+  const ParameterTensors parameters(
+      {&project, &project_bias, &weight1, &bias1, &weight2, &bias2, &weight3, &bias3, &head, &head_bias}, table);
   const PixelMapShape s = shape_of(frames, parameters);
   const Tensor y = pooled(frames, sizes_of(frames));
   if (y.numel() == 0) return y;
@@ -101,9 +105,8 @@ PixelMapGradients pixel_map_bwd(const Tensor& grad_y_any, const Tensor& frames_a
                                 double speed, double slope, bool clamp, bool rounded, bool need_frames,
                                 bool need_weights, bool need_table) {
   const Tensor frames = torch::stable::contiguous(frames_any), grad_y = torch::stable::contiguous(grad_y_any);
-  const ParameterTensors parameters({&project, &project_bias, &weight1, &bias1, &weight2, &bias2, &weight3, &bias3,
-                                     &head, &head_bias},
-                                    table);
+  const ParameterTensors parameters(
+      {&project, &project_bias, &weight1, &bias1, &weight2, &bias2, &weight3, &bias3, &head, &head_bias}, table);
   const PixelMapShape s = shape_of(frames, parameters);
   const std::vector<int64_t> none = {0};
   Tensor grad_frames = need_frames ? pooled(frames, sizes_of(frames)) : torch::stable::new_empty(frames, none);
@@ -134,8 +137,7 @@ PixelMapGradients pixel_map_bwd(const Tensor& grad_y_any, const Tensor& frames_a
         for (int64_t i = begin; i < end; ++i) {
           T* of_chunk = sums.get() + i * sums_size;
           std::memset(of_chunk, 0, sums_size * sizeof(T));
-          RLV2V_BEST(
-              pixel_map_bwd(call, round, i * chunk, std::min(pixels, (i + 1) * chunk), scratch.get(), of_chunk));
+          RLV2V_BEST(pixel_map_bwd(call, round, i * chunk, std::min(pixels, (i + 1) * chunk), scratch.get(), of_chunk));
         }
       });
       if (!call.to_weights && !call.to_table) return;

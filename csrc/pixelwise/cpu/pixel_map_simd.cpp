@@ -33,8 +33,8 @@ int64_t padded(int64_t lanes) {
 // Where things lie. All lanes are padded to whole vectors with zeros.
 template <class N, class T = typename N::Real>
 struct Sizes {
-  int64_t channels, located, features, hidden;                          // as they are
-  int64_t feature_lanes, hidden_lanes, output_lanes, channel_lanes;     // padded
+  int64_t channels, located, features, hidden;                       // as they are
+  int64_t feature_lanes, hidden_lanes, output_lanes, channel_lanes;  // padded
   int64_t levels, table;
 
   explicit Sizes(const PixelMapShape& s)
@@ -198,16 +198,16 @@ struct Planes {
 
 template <class N, class T = typename N::Real>
 struct Activations {
-  Planes<N> located;                 // the last plane is of ones
+  Planes<N> located;  // the last plane is of ones
   Wide<N> waves, hidden[3];
-  T* cosines;                        // (pixel, feature lanes)
-  T* signed_hidden[3];               // (pixel, hidden lanes): hidden as real numbers
-  T *outputs, *planes;               // (pixel, output lanes), (2 channels, pixel)
-  T *places, *weights;               // of colours in the table: (pixel) as integers, (3, pixel)
+  T* cosines;           // (pixel, feature lanes)
+  T* signed_hidden[3];  // (pixel, hidden lanes): hidden as real numbers
+  T *outputs, *planes;  // (pixel, output lanes), (2 channels, pixel)
+  T *places, *weights;  // of colours in the table: (pixel) as integers, (3, pixel)
   Planes<N> grad_outputs;
-  T* grad_planes;                    // (2 channels, pixel): the gradient of y, clamped, and that of the frames
+  T* grad_planes;  // (2 channels, pixel): the gradient of y, clamped, and that of the frames
   Wide<N> grads[2];
-  T *grad_phases, *grad_located;     // (pixel, feature lanes), (pixel, channel lanes)
+  T *grad_phases, *grad_located;  // (pixel, feature lanes), (pixel, channel lanes)
   T* end;
 
   Activations(const PixelMapShape& shape, bool backward, T* memory) {
@@ -262,8 +262,7 @@ RLV2V_INLINE void store_reals(T* to, int64_t first_row, int64_t vector, int64_t 
 #pragma GCC unroll 12
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v)
-      store<T>(to + (first_row + i) * lanes + (vector + v) * kLanes<T>, tile[i][v]);
+    for (int v = 0; v < kVectors; ++v) store<T>(to + (first_row + i) * lanes + (vector + v) * kLanes<T>, tile[i][v]);
 }
 
 // The pixels of one frame that a block holds; places beyond count are padding.
@@ -347,14 +346,11 @@ void run_layers(const PixelMap<T>& call, const Packed<N>& packed, const Activati
 #pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v) sum[i][v] = sum[i][v] > Vec<T>{} ? sum[i][v] : sum[i][v] * call.slope;
       store_tile<N>(a.hidden[layer], p, vector, s.hidden_lanes, sum);
-      if constexpr (kBackward && N::kPack == 2)
-        store_reals<T>(a.signed_hidden[layer], p, vector, s.hidden_lanes, sum);
+      if constexpr (kBackward && N::kPack == 2) store_reals<T>(a.signed_hidden[layer], p, vector, s.hidden_lanes, sum);
     };
   };
   const int64_t hidden = s.hidden_lanes / kLanes<T>;
-  const auto rows_of = [&](const Wide<N>& x, int64_t lanes) {
-    return ByRows<T>{x.wide, lanes / N::kPack, 1};
-  };
+  const auto rows_of = [&](const Wide<N>& x, int64_t lanes) { return ByRows<T>{x.wide, lanes / N::kPack, 1}; };
   const Term<T> first[] = {{rows_of(a.waves, s.feature_lanes), packed.waves1, s.cells(s.features)},
                            {a.located.pixels(), packed.located1, s.cells(s.located)}};
   for_pixel_tiles<N>(kBlock, first, packed.bias1, hidden, activate(0));
@@ -440,10 +436,9 @@ template <class N, class T = typename N::Real>
 void run_head(const PixelMap<T>& call, const Packed<N>& packed, const Activations<N>& a) {
   const Sizes<N> s(call.shape);
   const Term<T> terms[] = {{{a.hidden[2].wide, s.hidden_lanes / N::kPack, 1}, packed.head, s.cells(s.hidden)}};
-  for_pixel_tiles<N>(kBlock, terms, packed.head_bias, s.output_lanes / kLanes<T>,
-                     [&](int64_t p, int64_t vector, auto& sum) {
-                       store_reals<T>(a.outputs, p, vector, s.output_lanes, sum);
-                     });
+  for_pixel_tiles<N>(
+      kBlock, terms, packed.head_bias, s.output_lanes / kLanes<T>,
+      [&](int64_t p, int64_t vector, auto& sum) { store_reals<T>(a.outputs, p, vector, s.output_lanes, sum); });
   if (s.levels) add_table<N>(call, packed, a);
   for (int64_t p = 0; p < kBlock; ++p)
     for (int64_t o = 0; o < 2 * s.channels; ++o) a.planes[o * kBlock + p] = a.outputs[p * s.output_lanes + o];
@@ -481,12 +476,12 @@ void forward(const PixelMap<T>& call, int64_t begin, int64_t end, T* scratch, T*
 // Sums over pixels, by lanes; `rows` in the order of the packed matrices.
 template <class N, class T = typename N::Real>
 struct Sums {
-  T *project;                     // (located and one, feature lanes)
-  T *waves1, *located1, *bias1;   // (features, hidden lanes), (located, hidden lanes), (hidden lanes)
+  T* project;                    // (located and one, feature lanes)
+  T *waves1, *located1, *bias1;  // (features, hidden lanes), (located, hidden lanes), (hidden lanes)
   T *weight2, *bias2, *weight3, *bias3;
-  T *head, *head_bias;            // (2 channels, hidden lanes), (2 channels)
-  T *table;                       // (entries, 4)
-  T *end;
+  T *head, *head_bias;  // (2 channels, hidden lanes), (2 channels)
+  T* table;             // (entries, 4)
+  T* end;
 
   Sums(const PixelMapShape& shape, T* memory) {
     const Sizes<N> s(shape);
@@ -733,35 +728,33 @@ RLV2V_INLINE auto with_numbers(bool rounded, const Body& body) {
 
 }  // namespace
 
-#define RLV2V_DEFINE(T)                                                                                          \
-  bool can_round_pixel_map(const PixelMapShape& s, T) {                                                          \
-    return sizeof(T) == sizeof(float) && s.features % (2 * kLanes<T>) == 0 && s.hidden % (2 * kLanes<T>) == 0;   \
-  }                                                                                                              \
-  int64_t packed_pixel_map_size(const PixelMapShape& s, bool rounded, T) {                                       \
-    return with_numbers<T>(rounded, [&](auto n) { return Packed<decltype(n)>(s, nullptr).end - (T*)nullptr; });  \
-  }                                                                                                              \
-  void pack_pixel_map(const PixelMap<T>& call, const PixelMapParameters<const T>& from, bool rounded, T* to) {   \
-    with_numbers<T>(rounded, [&](auto n) { pack<decltype(n)>(call, from, to); });                                \
-  }                                                                                                              \
-  int64_t pixel_map_fwd_scratch(const PixelMapShape& s, bool rounded, T) {                                       \
-    return with_numbers<T>(rounded,                                                                              \
+#define RLV2V_DEFINE(T)                                                                                            \
+  bool can_round_pixel_map(const PixelMapShape& s, T) {                                                            \
+    return sizeof(T) == sizeof(float) && s.features % (2 * kLanes<T>) == 0 && s.hidden % (2 * kLanes<T>) == 0;     \
+  }                                                                                                                \
+  int64_t packed_pixel_map_size(const PixelMapShape& s, bool rounded, T) {                                         \
+    return with_numbers<T>(rounded, [&](auto n) { return Packed<decltype(n)>(s, nullptr).end - (T*)nullptr; });    \
+  }                                                                                                                \
+  void pack_pixel_map(const PixelMap<T>& call, const PixelMapParameters<const T>& from, bool rounded, T* to) {     \
+    with_numbers<T>(rounded, [&](auto n) { pack<decltype(n)>(call, from, to); });                                  \
+  }                                                                                                                \
+  int64_t pixel_map_fwd_scratch(const PixelMapShape& s, bool rounded, T) {                                         \
+    return with_numbers<T>(rounded,                                                                                \
                            [&](auto n) { return Activations<decltype(n)>(s, false, nullptr).end - (T*)nullptr; }); \
-  }                                                                                                              \
-  int64_t pixel_map_bwd_scratch(const PixelMapShape& s, bool rounded, T) {                                       \
-    return with_numbers<T>(rounded,                                                                              \
-                           [&](auto n) { return Activations<decltype(n)>(s, true, nullptr).end - (T*)nullptr; }); \
-  }                                                                                                              \
-  void pixel_map_fwd(const PixelMap<T>& call, bool rounded, int64_t begin, int64_t end, T* scratch, T* y) {      \
-    with_numbers<T>(rounded, [&](auto n) { forward<decltype(n)>(call, begin, end, scratch, y); });               \
-  }                                                                                                              \
-  int64_t pixel_map_sums_size(const PixelMapShape& s, T) {                                                       \
-    return Sums<Plain<T>>(s, nullptr).end - (T*)nullptr;                                                         \
-  }                                                                                                              \
+  }                                                                                                                \
+  int64_t pixel_map_bwd_scratch(const PixelMapShape& s, bool rounded, T) {                                         \
+    return with_numbers<T>(rounded,                                                                                \
+                           [&](auto n) { return Activations<decltype(n)>(s, true, nullptr).end - (T*)nullptr; });  \
+  }                                                                                                                \
+  void pixel_map_fwd(const PixelMap<T>& call, bool rounded, int64_t begin, int64_t end, T* scratch, T* y) {        \
+    with_numbers<T>(rounded, [&](auto n) { forward<decltype(n)>(call, begin, end, scratch, y); });                 \
+  }                                                                                                                \
+  int64_t pixel_map_sums_size(const PixelMapShape& s, T) { return Sums<Plain<T>>(s, nullptr).end - (T*)nullptr; }  \
   void pixel_map_bwd(const PixelMapGrad<T>& call, bool rounded, int64_t begin, int64_t end, T* scratch, T* sums) { \
-    with_numbers<T>(rounded, [&](auto n) { backward<decltype(n)>(call, begin, end, scratch, sums); });           \
-  }                                                                                                              \
-  void unpack_pixel_map_sums(const PixelMapGrad<T>& call, const T* sums, const PixelMapParameters<T>& to) {      \
-    unpack_sums(call, sums, to);                                                                                 \
+    with_numbers<T>(rounded, [&](auto n) { backward<decltype(n)>(call, begin, end, scratch, sums); });             \
+  }                                                                                                                \
+  void unpack_pixel_map_sums(const PixelMapGrad<T>& call, const T* sums, const PixelMapParameters<T>& to) {        \
+    unpack_sums(call, sums, to);                                                                                   \
   }
 
 RLV2V_DEFINE(float)
