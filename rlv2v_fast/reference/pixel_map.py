@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlv2v_fast.reference.precision import without_autocast
+from rlv2v_fast.reference.precision import accumulation_dtype, without_autocast
 
 
 class PixelMapParameters(NamedTuple):
@@ -99,10 +99,15 @@ def emit_reference(
 
 def located_reference(frames: Tensor) -> Tensor:
     """Frames and each pixel's vertical and horizontal position in [-1, 1]: (N, C + 2, H, W)."""
-    height, width = frames.shape[-2:]
-    y, x = (torch.linspace(-1, 1, size, device=frames.device, dtype=frames.dtype) for size in (height, width))
-    plane = torch.stack(torch.meshgrid(y, x, indexing="ij"))
-    return torch.cat([frames, plane.expand(frames.shape[0], -1, -1, -1)], dim=1)
+    batch, _, height, width = frames.shape
+    exact = accumulation_dtype(frames.dtype)
+    # An exporter would make a constant of the size that torch.linspace is given.
+    y, x = (
+        (torch.arange(size, device=frames.device, dtype=exact) * (2 / max(size - 1, 1)) - 1).to(frames.dtype)
+        for size in (height, width)
+    )
+    planes = y[:, None].expand(batch, 1, height, width), x.expand(batch, 1, height, width)
+    return torch.cat([frames, *planes], dim=1)
 
 
 def _as_kernel(matrix: Tensor) -> Tensor:

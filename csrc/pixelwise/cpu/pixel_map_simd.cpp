@@ -102,13 +102,11 @@ void pack_vector(const T* from, int64_t count, int64_t lanes, T* to) {
   for (int64_t i = 0; i < lanes; ++i) to[i] = i < count ? from[i] : T{};
 }
 
-// `count` numbers evenly from -1 to 1, as torch.linspace computes them.
+// `count` numbers evenly from -1 to 1; one is -1.
 template <class T>
 void fill_coordinates(int64_t count, T* to) {
   const T step = count > 1 ? T(2) / static_cast<T>(count - 1) : T{};
-  for (int64_t i = 0; i < count; ++i)
-    to[i] = 2 * i < count ? T(-1) + step * static_cast<T>(i) : T(1) - step * static_cast<T>(count - 1 - i);
-  if (count == 1) to[0] = T(-1);
+  for (int64_t i = 0; i < count; ++i) to[i] = step * static_cast<T>(i) - T(1);
 }
 
 template <class N, class T = typename N::Real>
