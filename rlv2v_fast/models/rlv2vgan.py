@@ -76,9 +76,11 @@ def _signed(video: Tensor) -> Tensor:
         raise ValueError(f"video must be floats in [-1, 1] or uint8; got {video.dtype}")
     # Far below a step of 8 bits, far above what arithmetic leaves.
     rounding = max(1e-3, 4 * torch.finfo(video.dtype).eps)
-    if video.numel() and video.abs().max() > 1 + rounding:
+    if video.numel():
+        # In one pass and without a copy of the video.
         low, high = video.aminmax()
-        raise ValueError(f"video must be floats in [-1, 1] or uint8; got floats from {low:.4g} to {high:.4g}")
+        if max(-low, high) > 1 + rounding:
+            raise ValueError(f"video must be floats in [-1, 1] or uint8; got floats from {low:.4g} to {high:.4g}")
     return video
 
 
