@@ -60,10 +60,14 @@ def pixel_map(
         RuntimeError: an explicit backend cannot run the call; the message says why.
     """
     _check(frames, parameters)
-    refusals = {"cpp": lambda: why_not_fused(frames)}
-    if backend == "triton":
-        refusals["triton"] = lambda: _triton_refusal(frames, parameters)
-    chosen = choose("pixel_map", backend, refusals)
+    # It says nothing elsewhere: PyTorch is the intended way there, not a fallback.
+    if backend == "auto" and frames.device.type != "cpu":
+        chosen = "reference"
+    else:
+        refusals = {"cpp": lambda: why_not_fused(frames)}
+        if backend == "triton":
+            refusals["triton"] = lambda: _triton_refusal(frames, parameters)
+        chosen = choose("pixel_map", backend, refusals)
     if chosen == "reference":
         return pixel_map_reference(frames, parameters, constants, _look_up_of(backend))
     return _OPERATORS[chosen](frames, *parameters, *constants, _rounds(frames))[0]
