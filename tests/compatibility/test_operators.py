@@ -38,8 +38,8 @@ def clip_and_norms(x, skip, weight, bias):
     return x, skip, Norm(weight, bias, eps=1e-3), Norm(weight * 2, bias - 1, eps=1e-3)
 
 
-def mapped(frames, *parameters, clamp=False, backend):
-    constants = PixelMapConstants(gain=0.5, speed=2.0, slope=0.2, clamp=clamp)
+def mapped(frames, *parameters, backend):
+    constants = PixelMapConstants(gain=0.5, speed=2.0, slope=0.2, clamp=False)
     return (pixel_map(frames, PixelMapParameters(*parameters), constants, backend=backend),)
 
 
@@ -73,9 +73,6 @@ OPERATORS = {
     "pixel_map": (mapped, lambda: (
         draw(1, 3, 2, 3).tanh(), draw(2, 5), draw(2), draw(4, 7), draw(4), draw(4, 4), draw(4), draw(4, 4), draw(4),
         draw(6, 4), draw(6), draw(3, 2, 2, 2))),
-    "pixel_map clamped": (lambda *t, backend: mapped(*t, None, clamp=True, backend=backend), lambda: (
-        draw(1, 1, 2, 3), draw(2, 3), draw(2), draw(4, 5), draw(4), draw(4, 4), draw(4), draw(4, 4), draw(4),
-        draw(2, 4), draw(2))),
 }  # fmt: skip
 
 
