@@ -298,7 +298,7 @@ class Trainer:
             total = [_sum(earlier, p.grad) for earlier, p in zip(total, parameters, strict=True)]
         for parameter, gradient in zip(parameters, total, strict=True):
             parameter.grad = gradient
-        norm = norms[0] if len(parts) == 1 else get_total_norm(_present(total))
+        norm = norms[0] if len(groups) == 1 else get_total_norm(_present(total))
         clip_grads_with_norm_(parameters, _LARGEST_NORM, norm)
         optimizer.step()
         return means, norms
