@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import json
 import math
 import os
 import sys
 import types
 import typing
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 import rlv2v_fast
-from rlv2v_fast.errors import InputError, PipeClosedError
+from rlv2v_fast.errors import InputError, MediaWarning, PipeClosedError
+from rlv2v_fast.files import check_writable, write_text, written
 from rlv2v_fast.flags import check_flags
 from rlv2v_fast.train import signals
 from rlv2v_fast.train.config import COMMON, TrainConfig, load_config, presets, resolve, resolve_device
@@ -61,6 +67,8 @@ class Look:
     """Video, or folder of videos, that has the look. It may show other things than the source."""
     out: Path = Path("look.cube")
     """.cube file to write: a colour table that programs for pictures and films read, and rlv2v translate --model."""
+    overwrite: bool = False
+    """Replace an existing --out."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +78,8 @@ class Translate:
     input: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="INPUT")]
     """Video, gif, webp or folder of frames; a folder of videos; or - for raw video (y4m) from standard input."""
     output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")]
-    """mp4, mov, webm, avi, gif or webp by suffix; no suffix writes a folder of png frames. Of a folder of videos, a
-    folder for their translations. - for raw video (y4m) to standard output."""
+    """mp4, m4v, mov, mkv, webm, avi, gif or webp by suffix; no suffix writes a folder of png frames. Of a folder of
+    videos, a folder for their translations. - for raw video (y4m) to standard output."""
     model: Path
     """Folder of a run, a checkpoint or a saved model, or a .cube file. A run stands for its best model, or its newest
     checkpoint."""
@@ -83,6 +91,11 @@ class Translate:
     """Frames translated at once: fewer take less memory, and the result is the same."""
     max_height: Annotated[int | None, tyro.conf.arg(metavar="PIXELS", help_behavior_hint="")] = None
     """Make higher frames this high first."""
+    fps: Annotated[float | None, tyro.conf.arg(metavar="FPS", help_behavior_hint="")] = None
+    """Frames per second of the output, equally far apart; of a folder of frames also its own. By default each frame
+    keeps its time."""
+    overwrite: bool = False
+    """Replace an existing OUTPUT."""
     quiet: bool = False
     """No progress bar."""
 
@@ -101,6 +114,8 @@ class Evaluate:
     """x2y: source to target."""
     json: Path | None = None
     """Also write every score into this file. An infinite score, which equal frames have, is null."""
+    overwrite: bool = False
+    """Replace an existing --json file."""
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto."""
 
@@ -160,9 +175,10 @@ def _train(
     from rlv2v_fast.train.clips import open_domains
     from rlv2v_fast.train.distributed import rank
     from rlv2v_fast.train.recipe import duration, estimated_minutes
-    from rlv2v_fast.train.run import fit, settle
+    from rlv2v_fast.train.run import check_place, fit, settle
     from rlv2v_fast.train.verdict import judge
 
+    check_place(config, resume=resume)
     talks = rank() == 0
     progress = talks and not config.quiet
     domains = open_domains(config, source, target, progress=progress)
@@ -206,6 +222,9 @@ def look(command: Look) -> None:
 
     if command.out.suffix.lower() != ".cube":
         raise InputError(f"out must end in .cube; got {str(command.out)!r}")
+    with written(f"out {str(command.out)!r}"):
+        command.out.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(command.out, f"out {str(command.out)!r}", overwrite=command.overwrite)
     found = look_of(command.source, command.target)
     write_cube(found.look, command.out, title=f"{command.target.name} for {command.source.name}")
     left_out = "" if found.look.is_colour_only else "; its changes by place, blur and glow are left out"
@@ -220,6 +239,7 @@ def translate(command: Translate) -> None:
         raise InputError(f"chunk must be at least 1; got {command.chunk}")
     if command.max_height is not None and command.max_height < 1:
         raise InputError(f"max_height must be at least 1; got {command.max_height}")
+    _rate(command.fps)
     with joined(command.device, patience=PATIENCE) as name:
         device = resolve_device(name)
         if is_folder_of_videos(command.input):
@@ -231,9 +251,20 @@ def translate(command: Translate) -> None:
 def _translate_video(command: Translate, device: Any) -> None:
     from rlv2v_fast.train.translate import load_model
 
+    _check_ends(command)
     count = _translate_one(command, load_model(command.model, device), device, command.input, command.output)
     report = sys.stderr if command.output == PIPE else sys.stdout
     print(f"{command.output}: {count} frames", file=report)
+
+
+def _check_ends(command: Translate) -> None:
+    """Raise InputError where a video cannot be read, or its translation cannot be written or must not be."""
+    from rlv2v_fast.data.names import existing
+    from rlv2v_fast.data.writer import check_target
+
+    source = existing(command.input) if command.input != PIPE else None
+    if command.output != PIPE:
+        check_target(command.output, source, overwrite=command.overwrite)
 
 
 def _translate_one(command: Translate, model: Any, device: Any, source: Path, output: Path) -> int:
@@ -246,6 +277,7 @@ def _translate_one(command: Translate, model: Any, device: Any, source: Path, ou
         "device": device,
         "chunk": command.chunk,
         "max_height": command.max_height,
+        "fps": _rate(command.fps),
     }
     if PIPE in (source, output):
         return translate_pipe(model, source, output, **settings)
@@ -261,7 +293,12 @@ def _translate_folder(command: Translate, device: Any) -> None:
     outcome = translate_folder(
         command.input,
         command.output,
-        {"model": model_digest(command.model), "direction": command.direction, "max_height": command.max_height},
+        {
+            "model": model_digest(command.model),
+            "direction": command.direction,
+            "max_height": command.max_height,
+            "fps": command.fps,
+        },
         lambda source, output: _translate_one(command, model, device, source, output),
         lambda sentence: print(f"rlv2v: {sentence}", file=sys.stderr),
     )
@@ -272,10 +309,24 @@ def _translate_folder(command: Translate, device: Any) -> None:
         raise InputError(f"not every video of {str(command.input)!r} was translated: {outcome.failed[0]}{more}")
 
 
+def _rate(fps: float | None) -> Fraction | None:
+    """A rate as users write it: 29.97 stands for 30000/1001."""
+    if fps is None:
+        return None
+    if not 0 < fps <= 1000:
+        raise InputError(f"fps must be above 0 and at most 1000; got {fps:g}")
+    for film in (24000, 30000, 60000, 120000):
+        if abs(fps - film / 1001) < 0.005:
+            return Fraction(film, 1001)
+    return Fraction(fps).limit_denominator(1000)
+
+
 def evaluate(command: Evaluate) -> None:
     from rlv2v_fast.train.evaluate import evaluate as score
     from rlv2v_fast.train.translate import load_model
 
+    if command.json is not None:
+        check_writable(command.json, f"json {str(command.json)!r}", overwrite=command.overwrite)
     device = resolve_device(command.device)
     model = load_model(command.model, device)
     scores = score(model, command.source, command.reference, direction=command.direction, device=device)
@@ -283,10 +334,8 @@ def evaluate(command: Evaluate) -> None:
     for name, value in scores["mean"].items():
         print(f"  {name:26s} {value:.4f}")
     if command.json is not None:
-        try:
-            command.json.write_text(json.dumps(_without_infinities(scores), indent=1, allow_nan=False) + "\n")
-        except OSError as error:
-            raise InputError(f"json {str(command.json)!r} cannot be written: {error.strerror}") from error
+        text = json.dumps(_without_infinities(scores), indent=1, allow_nan=False) + "\n"
+        write_text(command.json, text, f"json {str(command.json)!r}")
 
 
 def _without_infinities(scores: Any) -> Any:
@@ -443,8 +492,12 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"rlv2v_fast {rlv2v_fast.__version__}")
         return
     command: object = None
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A file's name may be no text. UTF-8 can give its bytes back.
+            stream.reconfigure(errors="surrogateescape" if stream.encoding == "utf-8" else "backslashreplace")
     try:
-        with signals.raised():
+        with signals.raised(), _sentences():
             command = parse(arguments)
             _tell_shortfall(command)
             COMMANDS[type(command)](command)  # type: ignore[operator]
@@ -455,15 +508,37 @@ def main(arguments: list[str] | None = None) -> None:
         stopped = error if isinstance(error, signals.Stopped) else signals.Stopped()
         print(f"rlv2v: {stopped}", file=sys.stderr)
         raise SystemExit(stopped.exit_status) from None
-    except (MemoryError, RuntimeError, OSError) as error:
-        if not is_out_of_memory(error):
-            raise
-        print(f"rlv2v: {_memory_advice(command)}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except PipeClosedError:
+    except (PipeClosedError, BrokenPipeError):
         # Silent and with the status of a program that a closed pipe ends. Nothing is left to flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + 13) from None
+    except (MemoryError, RuntimeError, OSError) as error:
+        if is_out_of_memory(error):
+            sentence = _memory_advice(command)
+        elif isinstance(error, OSError):
+            # What no part of the package foresaw: a limit of the system, a disk that fails.
+            sentence = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+        else:
+            raise
+        print(f"rlv2v: {sentence}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+@contextmanager
+def _sentences() -> Iterator[None]:
+    """Print what is changed or left out as one sentence each, by the first process of a run alone."""
+    shown = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+        if not issubclass(category, MediaWarning):
+            shown(message, category, *rest, **more)
+        elif os.environ.get("RANK", "0") == "0":
+            print(f"rlv2v: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", MediaWarning)
+        warnings.showwarning = show
+        yield
 
 
 if __name__ == "__main__":

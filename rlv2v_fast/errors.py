@@ -9,6 +9,13 @@ class InputError(ValueError):
     """
 
 
+class MediaWarning(UserWarning):
+    """Something that a video holds is changed or left out.
+
+    The message is one sentence, which the command line prints.
+    """
+
+
 class TrainingDivergedError(InputError):
     """A loss became NaN or infinite."""
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from PIL import Image
 import rlv2v_fast
 from rlv2v_fast import cli
 from rlv2v_fast.data.synthetic import write_figure1
-from rlv2v_fast.data.video import read_frames
+from rlv2v_fast.data.video import probe, read_frames
 from rlv2v_fast.data.writer import VideoWriter
 from rlv2v_fast.errors import InputError
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN, ModelConfig
@@ -31,6 +32,7 @@ from rlv2v_fast.train.config import (
     to_dict,
 )
 from rlv2v_fast.train.demo import NO_FILES, run_demo
+from tests.data.helpers import no_more_than
 
 TINY = ["--size", "16", "--frames", "4", "--network.width", "2", "--device", "cpu", "--quiet"]
 TINY += ["--config", "paper", "--rl.weight", "0"]
@@ -228,6 +230,92 @@ def test_a_player_that_is_closed_ends_the_command_silently(trained, videos):
     assert (player.stderr.read(), player.wait(60)) == (b"", 141)
 
 
+def test_translate_replaces_an_output_only_where_asked(trained, videos, tmp_path, capsys, monkeypatch):
+    source = next((videos / "source").iterdir())
+    (tmp_path / "out.mp4").write_text("precious")
+    command = ["translate", "--model", trained, source, tmp_path / "out.mp4", "--quiet"]
+    with monkeypatch.context() as patch:
+        patch.setattr("rlv2v_fast.train.translate.load_model", lambda *_, **__: pytest.fail("it loaded the model"))
+        assert fails(capsys, *command).endswith("out.mp4' exists already; pass --overwrite to replace it")
+        for same in (source, source.parent / ".." / "source" / source.name):
+            message = fails(capsys, "translate", "--model", trained, source, same, "--overwrite")
+            assert "must not be the input" in message
+    assert (tmp_path / "out.mp4").read_text() == "precious"
+    assert run(*command, "--overwrite") == 0
+    assert len(list(read_frames(tmp_path / "out.mp4"))) == 6
+
+
+def test_translate_takes_a_rate_and_tells_what_it_changes(trained, videos, tmp_path, capsys):
+    source = next((videos / "source").iterdir())
+    out = ["--model", trained, source, tmp_path / "out.avi", "--quiet"]
+    assert run("translate", *out, "--fps", "29.97") == 0
+    assert probe(tmp_path / "out.avi").fps == Fraction(30000, 1001)
+    for bad in ("0", "-1", "nan", "1e9"):
+        assert "fps must be above 0" in fails(capsys, "translate", *out, "--overwrite", f"--fps={bad}")
+    Image.new("RGBA", (16, 16), (255, 0, 0, 0)).save(tmp_path / "s.webp")
+    capsys.readouterr()
+    assert run("translate", "--model", trained, tmp_path / "s.webp", tmp_path / "out.gif", "--quiet") == 0
+    assert capsys.readouterr().err == f"rlv2v: {tmp_path / 's.webp'}: it is transparent in part: it is put on black\n"
+
+
+def test_look_replaces_its_table_only_where_asked(videos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("rlv2v_fast.train.look.look_of", lambda *_: pytest.fail("it looked"))
+    look = ["look", "--source", videos / "source", "--target", videos / "target", "--out"]
+    (tmp_path / "a.cube").write_text("precious")
+    assert "exists already; pass --overwrite" in fails(capsys, *look, tmp_path / "a.cube")
+    assert "cannot be written" in fails(capsys, *look, tmp_path / "a.cube" / "b.cube")
+    assert (tmp_path / "a.cube").read_text() == "precious"
+
+
+def test_train_checks_its_place_before_it_reads_any_video(trained, videos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("rlv2v_fast.data.clips.Domain.open", lambda *_, **__: pytest.fail("it read videos"))
+    good = ["train", "--source", videos / "source", "--target", videos / "target", *TINY, "--out"]
+    assert "already holds a run" in fails(capsys, *good, trained)
+    assert "holds no checkpoint to resume from" in fails(capsys, *good, tmp_path / "run", "--resume")
+    assert "name" in fails(capsys, *good, tmp_path / ("x" * 300))
+    (tmp_path / "file").touch()
+    assert "is not a folder" in fails(capsys, *good, tmp_path / "file" / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_error_of_the_system_is_one_sentence(videos, tmp_path, capsys, monkeypatch):
+    def broken(*_):
+        raise OSError(24, "Too many open files", "runs/x")
+
+    monkeypatch.setattr("rlv2v_fast.train.look.look_of", broken)
+    look = ["look", "--source", videos / "source", "--target", videos / "target", "--out", tmp_path / "a.cube"]
+    assert fails(capsys, *look) == "rlv2v: runs/x: Too many open files"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there may a name be no text")
+def test_names_that_are_no_text_train_resume_and_translate(videos, tmp_path, capfdbinary):
+    name = os.fsdecode(b"n\xe9")
+    shutil.copytree(videos / "source", tmp_path / name)
+    for path in (tmp_path / name).iterdir():
+        path.rename(path.with_name(f"{name}{path.name}"))
+    places = ["--source", tmp_path / name, "--target", videos / "target", "--out", tmp_path / f"{name}.run"]
+    assert run("train", *places, *TINY, "--steps", 2, "--checkpoint-every", 1) == 0
+    assert run("train", "--out", tmp_path / f"{name}.run", "--resume", "--steps", 3) == 0
+    source = next((tmp_path / name).iterdir())
+    capfdbinary.readouterr()
+    assert run("translate", "--model", tmp_path / f"{name}.run", source, tmp_path / f"{name}.mp4", "--quiet") == 0
+    told = capfdbinary.readouterr()
+    assert (told.out, told.err) == (os.fsencode(tmp_path) + b"/n\xe9.mp4: 6 frames\n", b"")
+
+
+def test_a_disk_that_fills_up_ends_training_with_a_sentence(videos, tmp_path, capsys):
+    out = tmp_path / "run"
+    train = ["train", "--source", videos / "source", "--target", videos / "target", "--out", out, *TINY]
+    assert run(*train, "--steps", 2) == 0
+    before = (out / "metrics.jsonl").read_text()
+    resume = ["train", "--out", out, "--resume", "--steps", 4]
+    for limit, what in ((10, "configuration|log"), (20_000, "checkpoint")):
+        with no_more_than(limit):
+            assert re.search(f"({what}) .* cannot be written: ", fails(capsys, *resume))
+    assert (out / "metrics.jsonl").read_text().startswith(before)
+    assert run(*resume) == 0
+
+
 def test_evaluate_prints_and_writes_scores(trained, videos, tmp_path, capsys):
     arguments = ["--source", videos / "source", "--reference", videos / "source", "--json", tmp_path / "s.json"]
     assert run("evaluate", "--model", trained, *arguments) == 0
@@ -259,15 +347,30 @@ def test_evaluate_scores_every_video_by_its_name_alone(trained, videos, frame_fo
     assert "source must have one video of a name; got" in message
 
 
-def test_evaluate_writes_valid_json_or_else_prints_the_scores(trained, videos, tmp_path, capsys):
+def test_evaluate_writes_valid_json(trained, videos, tmp_path, capsys):
     both = ["--source", videos / "source", "--reference", videos / "source"]
     assert run("evaluate", "--model", trained, *both, "--json", tmp_path / "s.json") == 0
     assert json.loads((tmp_path / "s.json").read_text(), parse_constant=pytest.fail)["mean"]["identity_psnr"] is None
-    capsys.readouterr()
-    assert run("evaluate", "--model", trained, *both, "--json", tmp_path / "none" / "s.json") == 2
+
+
+def test_evaluate_checks_the_place_of_its_json_before_scoring(trained, videos, tmp_path, capsys, monkeypatch):
+    arguments = ["evaluate", "--model", trained, "--source", videos / "source", "--json"]
+    monkeypatch.setattr("rlv2v_fast.train.evaluate.evaluate", lambda *_, **__: pytest.fail("it scored"))
+    assert "cannot be written" in fails(capsys, *arguments, tmp_path / "none" / "s.json")
+    (tmp_path / "s.json").write_text("precious")
+    assert "exists already; pass --overwrite" in fails(capsys, *arguments, tmp_path / "s.json")
+    assert (tmp_path / "s.json").read_text() == "precious"
+
+
+def test_evaluate_prints_scores_that_it_cannot_write(trained, videos, tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise InputError("json cannot be written: No space left on device")
+
+    monkeypatch.setattr("rlv2v_fast.cli.write_text", full)
+    assert run("evaluate", "--model", trained, "--source", videos / "source", "--json", tmp_path / "s.json") == 2
     told = capsys.readouterr()
-    assert "identity_psnr" in told.out
-    assert "cannot be written" in told.err
+    assert "temporal_difference" in told.out
+    assert "No space left" in told.err
 
 
 def test_info_says_what_is_there_and_why_something_is_not(capsys):

@@ -13,23 +13,26 @@ PACKAGE = ROOT / "rlv2v_fast"
 # What each layer may import of the package.
 ALLOWED = {
     "errors": set(),
+    "files": {"errors"},
     "waiting": set(),
     "domains": set(),
-    "looks": {"looks", "errors"},
+    "looks": {"looks", "files", "errors"},
     "extension": set(),
     "kernels": {"kernels"},
     "reference": {"reference"},
     "ops": {"ops", "reference", "kernels", "extension", "waiting", "rlv2v_fast"},
     "nn": {"nn", "ops"},
     "convert": {"nn"},
-    "models": {"models", "nn", "looks", "domains", "errors"},
+    "models": {"models", "nn", "looks", "domains", "files", "errors"},
     "losses": {"losses"},
     "metrics": {"metrics", "errors"},
-    "data": {"data", "errors"},
+    "data": {"data", "files", "errors"},
     "rl": {"rl", "losses", "domains"},
-    "train": {"train", "models", "nn", "losses", "rl", "data", "metrics", "looks", "domains", "errors"},
+    "train": {
+        *("train", "models", "nn", "losses", "rl", "data", "metrics", "looks", "domains", "files", "errors"),
+    },
     "flags": {"errors"},
-    "cli": {"train", "models", "ops", "data", "metrics", "looks", "flags", "errors", "rlv2v_fast"},
+    "cli": {"train", "models", "ops", "data", "metrics", "looks", "files", "flags", "errors", "rlv2v_fast"},
     "__main__": {"cli"},
 }
 # Third-party packages only some layers may see.

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlv2v_fast.data.clips import Clip, Domain, find_videos
+    from rlv2v_fast.data.info import VideoInfo
     from rlv2v_fast.data.synthetic import figure1_clips, figure1_pair, write_figure1
-    from rlv2v_fast.data.video import VideoInfo, probe, read_frames, to_tensor, to_uint8
+    from rlv2v_fast.data.timing import TimedFrame
+    from rlv2v_fast.data.video import probe, read_frames, read_timed, to_tensor, to_uint8
     from rlv2v_fast.data.writer import VideoWriter
 
 __all__ = [
     "Clip",
     "Domain",
+    "TimedFrame",
     "VideoInfo",
     "VideoWriter",
     "figure1_clips",
@@ -21,6 +24,7 @@ __all__ = [
     "find_videos",
     "probe",
     "read_frames",
+    "read_timed",
     "to_tensor",
     "to_uint8",
     "write_figure1",
@@ -29,7 +33,9 @@ __all__ = [
 _HOMES = {
     **dict.fromkeys(("Clip", "Domain", "find_videos"), "clips"),
     **dict.fromkeys(("figure1_clips", "figure1_pair", "write_figure1"), "synthetic"),
-    **dict.fromkeys(("VideoInfo", "probe", "read_frames", "to_tensor", "to_uint8"), "video"),
+    **dict.fromkeys(("probe", "read_frames", "read_timed", "to_tensor", "to_uint8"), "video"),
+    "TimedFrame": "timing",
+    "VideoInfo": "info",
     "VideoWriter": "writer",
 }
 

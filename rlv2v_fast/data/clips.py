@@ -7,8 +7,10 @@ import hashlib
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from io import FileIO
 from itertools import chain
 from pathlib import Path
 
@@ -17,8 +19,16 @@ import torch
 
 from rlv2v_fast.data.cache import CacheError, FrameCache
 from rlv2v_fast.data.entries import digest_of, fit
-from rlv2v_fast.data.video import FRAME_SUFFIXES, VIDEO_SUFFIXES, frame_files, natural_key, read_frames, to_tensor
-from rlv2v_fast.errors import InputError
+from rlv2v_fast.data.names import (
+    OTHER_SUFFIXES,
+    USUAL_FRAMES,
+    USUAL_VIDEOS,
+    VIDEO_SUFFIXES,
+    frame_files,
+    natural_key,
+)
+from rlv2v_fast.data.video import read_frames, to_tensor
+from rlv2v_fast.errors import InputError, MediaWarning
 
 _LISTED = 5  # skipped videos named in one message
 
@@ -41,8 +51,8 @@ def find_videos(path: str | os.PathLike[str], argument: str = "path") -> list[Pa
     """The videos at ``path``, in natural order of their names.
 
     A file is a list of itself. A folder is searched recursively for video files and for folders that directly hold
-    ``.png``/``.jpg`` frames, each of which is one video. Names that start with a dot are ignored and links to folders
-    are not followed.
+    pictures, each of which is one video. Links to folders are followed, and a folder that is met again is not searched
+    again. Names that start with a dot are ignored. Of what else is left out, a MediaWarning tells.
 
     Args:
         path: a video file or a folder.
@@ -51,29 +61,66 @@ def find_videos(path: str | os.PathLike[str], argument: str = "path") -> list[Pa
     Raises:
         InputError: ``path`` is missing, is a file of another kind, or holds no video.
     """
-    root = Path(path)
-    known = ", ".join(sorted(VIDEO_SUFFIXES))
-    if not root.exists():
-        raise InputError(f"{argument} must be an existing video file or folder, got '{root}'")
-    if root.is_file():
-        if root.suffix.lower() not in VIDEO_SUFFIXES:
-            raise InputError(f"{argument} must be a folder or a video file ({known}), got '{root}'")
-        return [root]
-    videos = sorted(_walk(root), key=lambda video: [natural_key(part) for part in video.relative_to(root).parts])
-    if not videos:
-        frames = ", ".join(sorted(FRAME_SUFFIXES))
-        raise InputError(f"{argument} must hold video files ({known}) or folders of {frames} frames, got '{root}'")
+    videos, left_out = survey(path, argument)
+    for file, reason in left_out:
+        warnings.warn(f"skipped {file}: {reason}", MediaWarning, stacklevel=2)
     return videos
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    for folder, subfolders, files in os.walk(root):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        if frame_files(Path(folder)):
-            yield Path(folder)
-        for name in files:
-            if Path(name).suffix.lower() in VIDEO_SUFFIXES and not name.startswith("."):
-                yield Path(folder, name)
+def survey(path: str | os.PathLike[str], argument: str = "path") -> tuple[list[Path], list[tuple[Path, str]]]:
+    """What :func:`find_videos` finds, and each file or folder that it leaves out, with the reason."""
+    root = Path(path)
+    known = USUAL_VIDEOS
+    if not root.exists():
+        raise InputError(f"{argument} must be an existing video file or folder, got '{root}'")
+    if not root.is_dir():
+        if root.suffix.lower() not in VIDEO_SUFFIXES:
+            raise InputError(f"{argument} must be a folder or a video file ({known}), got '{root}'")
+        return [root], []
+    left_out: list[tuple[Path, str]] = []
+    videos = sorted(
+        _walk(root, left_out), key=lambda video: [natural_key(part) for part in video.relative_to(root).parts]
+    )
+    if not videos:
+        other = f" ({left_out[0][0].name}: {left_out[0][1]})" if left_out else ""
+        rule = f"{argument} must hold video files ({known}) or folders of {USUAL_FRAMES} frames"
+        raise InputError(f"{rule}, got '{root}'{other}")
+    return videos, left_out
+
+
+def _walk(root: Path, left_out: list[tuple[Path, str]]) -> Iterator[Path]:
+    """Videos below root. What is met and not yielded is added to left_out."""
+    # Real folders come before links, so that a video keeps its own name where a link leads to it as well.
+    waiting, met = [root], set()
+    while waiting:
+        folder = waiting.pop(0)
+        try:
+            status = folder.stat()
+            entries = sorted(folder.iterdir(), key=lambda entry: natural_key(entry.name))
+        except OSError as error:
+            left_out.append((folder, f"it cannot be read: {error.strerror}"))
+            continue
+        identity = (status.st_dev, status.st_ino)
+        if identity in met:
+            left_out.append((folder, "it leads to a folder that is read already"))
+            continue
+        met.add(identity)
+        shown = [entry for entry in entries if not entry.name.startswith(".")]
+        folders = [entry for entry in shown if entry.is_dir()]
+        waiting = [*(entry for entry in folders if not entry.is_symlink()), *waiting]
+        waiting += [entry for entry in folders if entry.is_symlink()]
+        if frame_files(folder):
+            yield folder
+        for entry in shown:
+            suffix = entry.suffix.lower()
+            if entry in folders:
+                continue
+            if suffix in VIDEO_SUFFIXES and entry.exists():
+                yield entry
+            elif suffix in VIDEO_SUFFIXES or (entry.is_symlink() and not entry.exists()):
+                left_out.append((entry, "it is a link that leads nowhere"))
+            elif suffix in OTHER_SUFFIXES:
+                left_out.append((entry, f"{suffix} files are not read"))
 
 
 @dataclass
@@ -135,8 +182,8 @@ class Domain:
         _check_sizes(frames, size)
         if few_shot is not None and few_shot < 1:
             raise InputError(f"few_shot must be at least 1, got {few_shot}")
-        paths = find_videos(path, argument)
-        intake = _Intake(frames, size, _FrameStore(int(memory_gib * 2**30)), cache)
+        paths, left_out = survey(path, argument)
+        intake = _Intake(frames, size, _FrameStore(int(memory_gib * 2**30)), cache, skipped=left_out)
         done = 0
         while done < len(paths) and len(intake.clips) != few_shot:
             # As many as are wanted: of a small set the next ones only stand in for those that are unusable.
@@ -265,15 +312,17 @@ class _Intake:
     clips: list[Clip] = field(default_factory=list)
     skipped: list[tuple[Path, str]] = field(default_factory=list)
     short_lengths: list[int] = field(default_factory=list)
+    read: int = 0
 
     def add(self, video: Path) -> None:
+        self.read += 1
         try:
             if self.cache is not None:
                 entry = self.cache.get(video, self.size)
                 clip = Clip(video, entry.frames, entry.digest)
             else:
                 clip = Clip(video, self.store.add(fit(frame, self.size) for frame in read_frames(video)))
-        except CacheError:
+        except (CacheError, _StorageError):
             raise
         except InputError as error:
             self.skipped.append((video, str(error)))
@@ -292,7 +341,7 @@ class _Intake:
             return
         if count:
             raise InputError(f"few_shot must be at most {count}, the usable videos of {argument}, got {few_shot}")
-        if len(self.short_lengths) == len(self.skipped):
+        if self.short_lengths and len(self.short_lengths) == self.read:
             longest = f"{max(self.short_lengths)}, the length of the longest video of {argument} '{path}'"
             raise InputError(f"frames must be at most {longest}, got {self.frames}")
         reasons = "; ".join(f"{video.name}: {reason}" for video, reason in self.skipped[:_LISTED])
@@ -302,6 +351,22 @@ class _Intake:
 
 def _draw(count: int, generator: torch.Generator) -> int:
     return int(torch.randint(count, (), generator=generator))
+
+
+def _write(file: FileIO, block: bytes | bytearray) -> None:
+    """Write all of block. An error of the disk is told apart from those of the video that is decoded meanwhile."""
+    left = memoryview(block)
+    try:
+        while left:
+            left = left[file.write(left) :]
+    except OSError as error:
+        raise _StorageError(
+            f"decoded frames cannot be written to '{file.name}' (TMPDIR names another place): {error.strerror}"
+        ) from error
+
+
+class _StorageError(InputError):
+    """Decoded frames cannot be stored, which is not the fault of the video."""
 
 
 class _FrameStore:
@@ -331,8 +396,8 @@ class _FrameStore:
             self._folder = tempfile.TemporaryDirectory(prefix="rlv2v-")
         path = Path(self._folder.name, f"{self._files}.rgb")
         self._files += 1
-        with path.open("wb") as file:
-            file.write(head)
+        with path.open("wb", buffering=0) as file:
+            _write(file, head)
             for frame in frames:
-                file.write(frame.tobytes())
+                _write(file, frame.tobytes())
         return np.memmap(path, np.uint8, mode="r").reshape(-1, *shape)

@@ -1,84 +1,34 @@
-"""Reading videos one frame at a time, and frames as tensors.
+"""Videos one frame at a time, and frames as tensors.
 
-A video is a file (``.mp4 .mov .mkv .webm .avi .gif .webp``) or a folder of ``.png``/``.jpg`` frames. Frames are
-``(H, W, 3)`` uint8 RGB arrays everywhere; both directions hold only a few frames in memory.
+A video is a file (of the kinds of :mod:`rlv2v_fast.data.names`) or a folder of pictures. Frames are ``(H, W, 3)`` uint8
+RGB arrays everywhere; both directions hold only a few frames in memory.
 """
 
 from __future__ import annotations
 
+import math
 import os
-import re
-import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from fractions import Fraction
+from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
 
+from rlv2v_fast.data import pictures
+from rlv2v_fast.data.container import probe_container, read_container
+from rlv2v_fast.data.info import DEFAULT_FPS, VideoInfo
+from rlv2v_fast.data.names import ANIMATION_SUFFIXES, existing, frame_files
+from rlv2v_fast.data.timing import TimedFrame, timed
 from rlv2v_fast.errors import InputError
 
 if TYPE_CHECKING:
     import torch
-    from av import Packet, VideoFrame
-    from av.container import InputContainer
-    from av.video.stream import VideoStream
-
-CONTAINER_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi"})
-ANIMATION_SUFFIXES = frozenset({".gif", ".webp"})
-FRAME_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
-VIDEO_SUFFIXES = CONTAINER_SUFFIXES | ANIMATION_SUFFIXES
-
-DEFAULT_FPS = Fraction(25)
-"""Frame rate reported for a folder of frames, which records none."""
-
-# libavformat also recognizes a renamed picture or subtitle file. Only video containers are accepted.
-_CONTAINER_NAMES = frozenset({"mov", "mp4", "matroska", "webm", "avi"})
-_STRICT = {"err_detect": "crccheck+explode"}
-_PILLOW_ERRORS = (
-    OSError,
-    EOFError,
-    SyntaxError,
-    ValueError,
-    IndexError,
-    struct.error,
-    Image.DecompressionBombError,
-)
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """The properties that a video declares.
-
-    ``width`` and ``height`` are in pixels as shown (rotation applied), ``fps`` in frames per second, ``frames`` is
-    None where the container does not say (WebM, MKV).
-    """
-
-    width: int
-    height: int
-    fps: Fraction
-    frames: int | None
-    has_audio: bool
-
-
-def natural_key(name: str) -> tuple[list[str | int], str]:
-    """Sort key under which ``frame2`` comes before ``frame10``."""
-    parts = re.split(r"([0-9]+)", name.lower())
-    return [int(part) if index % 2 else part for index, part in enumerate(parts)], name
-
-
-def frame_files(folder: Path) -> list[Path]:
-    """The picture files directly inside ``folder``, in natural order, without hidden files."""
-    files = (entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    frames = [entry for entry in files if entry.suffix.lower() in FRAME_SUFFIXES and entry.is_file()]
-    return sorted(frames, key=lambda entry: natural_key(entry.name))
 
 
 def probe(path: str | os.PathLike[str]) -> VideoInfo:
-    """Size, frame rate, frame count and presence of audio of the video at ``path``.
+    """Size, times, colours, frame count and presence of audio of the video at ``path``.
 
     Containers are opened and their first frame decoded; a GIF or WebP is scanned to its end, as only the sum of its
     frame times gives a rate. The rate of those two is the simplest one that their rounded times agree with.
@@ -86,22 +36,23 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
     Raises:
         InputError: the video is missing, not a video, or damaged where it was looked at.
     """
-    path = _existing(path)
+    path = existing(path)
     if path.is_dir():
-        files = frame_files(path)
-        height, width = next(_read_folder(path)).shape[:2]
-        return VideoInfo(width, height, DEFAULT_FPS, len(files), False)
+        image = next(pictures.read_folder(path))
+        notes = pictures.notes_of(image)
+        return VideoInfo(*image.size, DEFAULT_FPS, len(frame_files(path)), False, notes=notes)
     if path.suffix.lower() in ANIMATION_SUFFIXES:
         return _probe_animation(path)
-    return _probe_container(path)
+    return probe_container(path)
 
 
 def read_frames(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
     """Yield every frame of the video at ``path`` as a new ``(H, W, 3)`` uint8 RGB array.
 
-    Frames come in the order shown, with rotation metadata (in multiples of 90 degrees) applied and transparency
-    composited on black; pixels are taken as square. Errors surface while iterating, so a damaged file can yield good
-    frames before it raises: use what was read only once the iteration has ended.
+    Frames come in the order shown, turned and mirrored as metadata say, with transparency composited on black, and HDR
+    and wide colours converted to BT.709 (docs/video.md says what becomes of every property). Errors surface while
+    iterating, so a damaged file can yield good frames before it raises: use what was read only once the iteration has
+    ended.
 
     Detected damage: a truncated file, data that the decoder reports as invalid or conceals, and a number of frames
     (or, for WebM and MKV, a length in time) other than the container declares. Not detected: changed bits that still
@@ -113,18 +64,28 @@ def read_frames(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
         InputError: the video is missing, of no known kind, has no video stream or no frames, changes its frame size,
             or is damaged.
     """
-    path = _existing(path)
+    return (frame.pixels for frame in read_timed(path))
+
+
+def read_timed(path: str | os.PathLike[str], fps: Fraction = DEFAULT_FPS) -> Iterator[TimedFrame]:
+    """Yield what :func:`read_frames` yields, each frame with its time from the first one and its duration.
+
+    Args:
+        fps: of a folder of pictures, which records no times.
+    """
+    path = existing(path)
     if path.is_dir():
-        frames = _read_folder(path)
+        images = (pictures.rgb(image) for image in pictures.read_folder(path))
+        frames = timed(((pixels, index / fps) for index, pixels in enumerate(images)), 1 / fps)
     elif path.suffix.lower() in ANIMATION_SUFFIXES:
-        frames = (_rgb(image) for image, _ in _animation_images(path))
+        frames = _read_animation(path)
     else:
-        frames = _read_container(path)
+        frames = read_container(path)
     shape = None
     for frame in frames:
-        shape = shape or frame.shape
-        if frame.shape != shape:
-            sizes = f"from {shape[1]}x{shape[0]} to {frame.shape[1]}x{frame.shape[0]}"
+        shape = shape or frame.pixels.shape
+        if frame.pixels.shape != shape:
+            sizes = f"from {shape[1]}x{shape[0]} to {frame.pixels.shape[1]}x{frame.pixels.shape[0]}"
             raise InputError(f"video '{path}' must keep one frame size, but it changes {sizes}")
         yield frame
     if shape is None:
@@ -167,267 +128,46 @@ def to_uint8(video: torch.Tensor) -> np.ndarray:
     return levels.to(torch.uint8).movedim(-3, -1).contiguous().numpy()
 
 
-def _existing(path: str | os.PathLike[str]) -> Path:
-    path = Path(path)
-    if not path.exists():
-        raise InputError(f"video '{path}' does not exist")
-    if path.is_file() and path.suffix.lower() not in VIDEO_SUFFIXES:
-        raise InputError(f"video '{path}' must be a folder of frames or end in one of {listing(VIDEO_SUFFIXES)}")
-    return path
-
-
-def listing(suffixes: frozenset[str]) -> str:
-    return ", ".join(sorted(suffixes))
-
-
-def damaged(path: Path, reason: object) -> InputError:
-    first_line = (str(reason) or "it ends early").splitlines()[0]
-    return InputError(f"video '{path}' is damaged or not a video: {first_line}")
-
-
-def _rgb(image: Image.Image) -> np.ndarray:
-    """RGB pixels of a Pillow picture, transparency composited on black."""
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return np.array(image)
-    if image.mode.startswith("I"):  # 16-bit gray, which convert() would clip instead of scale
-        gray = (np.asarray(image, dtype=np.float64) / 257).round().clip(0, 255).astype(np.uint8)
-        return np.repeat(gray[..., None], 3, axis=2)
-    colour = image.convert("RGBA")
-    black = Image.new("RGBA", colour.size, (0, 0, 0, 255))
-    return np.array(Image.alpha_composite(black, colour).convert("RGB"))
-
-
-def _read_folder(path: Path) -> Iterator[np.ndarray]:
-    files = frame_files(path)
-    if not files:
-        raise InputError(f"video '{path}' must be a folder of {listing(FRAME_SUFFIXES)} frames, but it holds none")
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                yield _rgb(ImageOps.exif_transpose(image))
-        except _PILLOW_ERRORS as error:
-            raise damaged(file, error) from error
-
-
-def _animation_images(path: Path) -> Iterator[tuple[Image.Image, int]]:
-    """Yield each picture of a GIF or WebP with its time in milliseconds."""
-    try:
-        with path.open("rb") as file:
-            declared = (_count_gif_frames if path.suffix.lower() == ".gif" else _count_webp_frames)(file)
-        with Image.open(path, formats=["GIF", "WEBP"]) as image:
-            for index in range(declared):
-                image.seek(index)
-                image.load()
-                yield image, int(image.info.get("duration", 0))
-    except _PILLOW_ERRORS as error:
-        raise damaged(path, error) from error
-
-
-def _count_gif_frames(file: BinaryIO) -> int:
-    """The number of pictures in the blocks of a GIF. Pillow takes a broken block for the end of the file.
-
-    Raises:
-        ValueError: the blocks do not run on to the trailer.
-    """
-    header = _exactly(file, 13)
-    if header[:6] not in (b"GIF87a", b"GIF89a"):
-        raise ValueError("it has no GIF header")
-    _skip_palette(file, header[10])
-    frames = 0
-    while (kind := _exactly(file, 1)) != b";":
-        if kind == b",":
-            frames += 1
-            _skip_palette(file, _exactly(file, 9)[8])
-        elif kind != b"!":
-            raise ValueError(f"unknown GIF block {kind.hex()}")
-        _exactly(file, 1)  # the LZW code size of a picture, the label of an extension
-        while size := _exactly(file, 1)[0]:
-            _exactly(file, size)
-    return frames
-
-
-def _skip_palette(file: BinaryIO, flags: int) -> None:
-    if flags & 0x80:
-        _exactly(file, 3 * 2 ** ((flags & 7) + 1))
-
-
-def _count_webp_frames(file: BinaryIO) -> int:
-    """The number of pictures in the chunks of a WebP.
-
-    Raises:
-        ValueError: the chunks do not fill the size that the header declares.
-    """
-    riff, left, kind = struct.unpack("<4sI4s", _exactly(file, 12))
-    if riff != b"RIFF" or kind != b"WEBP":
-        raise ValueError("it has no WebP header")
-    left -= 4
-    kinds = []
-    while left > 0:
-        kind, size = struct.unpack("<4sI", _exactly(file, 8))
-        size += size % 2
-        if size + 8 > left:
-            raise ValueError("a WebP chunk runs past the end")
-        _exactly(file, size)
-        kinds.append(kind)
-        left -= 8 + size
-    return kinds.count(b"ANMF") or 1
-
-
-def _exactly(file: BinaryIO, size: int) -> bytes:
-    data = file.read(size)
-    if len(data) != size:
-        raise ValueError("it ends early")
-    return data
-
-
 def _probe_animation(path: Path) -> VideoInfo:
-    # Browsers show a picture with no time for 100 ms.
-    frames, total, size = 0, 0, (0, 0)
-    for image, duration in _animation_images(path):
-        frames, total, size = frames + 1, total + (duration or 100), image.size
-    if not frames:
+    times = pictures.animation_times(path)
+    image = next(pictures.read_animation(path), None)
+    if image is None:
         raise InputError(f"video '{path}' must hold at least one frame, but it holds none")
-    step = 10 if path.suffix.lower() == ".gif" else 1
-    return VideoInfo(*size, _simplest_rate(frames, total, step), frames, False)
+    rate = _animation_rate(path, times)
+    tick = Fraction(_tick_ms(path), 1000)
+    return VideoInfo(
+        *image.size,
+        rate,
+        len(times),
+        False,
+        finest=_finest(times),
+        tick=tick,
+        plays=pictures.plays_of(image),
+        notes=pictures.notes_of(image),
+    )
 
 
-def _simplest_rate(frames: int, total_ms: int, step_ms: int) -> Fraction:
-    """The simplest rate (whole, NTSC or a small fraction) whose total time rounds to ``total_ms`` in ``step_ms``."""
-    exact = Fraction(1000 * frames, total_ms)
-    ntsc = Fraction(1000, 1001)
-    units = [Fraction(1), ntsc, *(Fraction(1, denominator) for denominator in range(2, 1001))]
-    for rate in (round(exact / unit) * unit for unit in units):
-        if rate and abs(1000 * frames / rate - total_ms) * 2 <= step_ms:
-            return rate
-    return exact
+def _tick_ms(path: Path) -> int:
+    return 10 if path.suffix.lower() == ".gif" else 1
 
 
-@contextmanager
-def _open_container(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a container and its first video stream; libav errors inside the block become InputError."""
-    import av
-
-    try:
-        # Metadata texts are not used, so damaged ones do not matter.
-        with av.open(os.fspath(path), options=_STRICT, metadata_errors="replace") as container:
-            if _CONTAINER_NAMES.isdisjoint(container.format.name.split(",")):
-                raise damaged(path, f"its content is {container.format.name}")
-            pictures = av.stream.Disposition.attached_pic
-            streams = [stream for stream in container.streams.video if not stream.disposition & pictures]
-            if not streams:
-                raise InputError(f"video '{path}' must hold a video stream, but it holds none")
-            if streams[0].codec_context is None:
-                raise damaged(path, "no decoder is known for its video stream")
-            # Frame threads drop errors met while a stream ends; slice threads report each with its own packet.
-            streams[0].thread_type = "SLICE"
-            streams[0].codec_context.options = _STRICT
-            yield container, streams[0]
-    except InputError:
-        raise
-    except (av.FFmpegError, OSError, ValueError, ArithmeticError) as error:  # absurd values cause the last two
-        raise damaged(path, getattr(error, "strerror", None) or error) from error
+def _animation_rate(path: Path, times: list[int]) -> Fraction:
+    return pictures.simplest_rate(len(times), sum(times), _tick_ms(path))
 
 
-def _probe_container(path: Path) -> VideoInfo:
-    with _open_container(path) as (container, stream):
-        frame = next(container.decode(stream), None)
-        if frame is None:
-            raise InputError(f"video '{path}' must hold at least one frame, but it holds none")
-        sideways = _quarter_turns(frame) % 2
-        width, height = (frame.height, frame.width) if sideways else (frame.width, frame.height)
-        return VideoInfo(width, height, _rate(stream), stream.frames or None, bool(container.streams.audio))
+def _finest(times: list[int]) -> Fraction:
+    """The rate of which the times of all frames are multiples."""
+    return Fraction(1000, math.gcd(*times))
 
 
-def _rate(stream: VideoStream) -> Fraction:
-    return Fraction(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
-
-
-def _quarter_turns(frame: VideoFrame) -> int:
-    return round(getattr(frame, "rotation", 0) / 90)
-
-
-def _read_container(path: Path) -> Iterator[np.ndarray]:
-    from av.video.reformatter import VideoReformatter
-
-    reformatter = VideoReformatter()
-    with _open_container(path) as (container, stream):
-        if "matroska" in container.format.name and _matroska_ends_early(path):
-            raise damaged(path, "it ends early")
-        tally = _Tally()
-        for packet in container.demux(stream):
-            tally.count_packet(packet)
-            for frame in packet.decode():
-                tally.count_frame(frame)
-                pixels = reformatter.reformat(frame, format="rgb24").to_ndarray()
-                yield np.ascontiguousarray(np.rot90(pixels, _quarter_turns(frame)))
-        if reason := tally.shortfall(container, stream):
-            raise damaged(path, reason)
-        if tally.corrupt:
-            raise damaged(path, f"{tally.corrupt} of its packets or frames are corrupt")
-
-
-def _matroska_ends_early(path: Path) -> bool:
-    """Whether an MKV or WebM is shorter than its segment declares, which may be the only sign of missing frames."""
-    with path.open("rb") as file:
-        file.seek(4)
-        file.seek(_ebml_size(file) or 0, os.SEEK_CUR)
-        if _exactly(file, 4) != b"\x18\x53\x80\x67":
-            return False
-        size = _ebml_size(file)
-        return size is not None and file.tell() + size > path.stat().st_size
-
-
-def _ebml_size(file: BinaryIO) -> int | None:
-    """The size of a Matroska element; None where it is left open, as in live recordings."""
-    first = _exactly(file, 1)
-    more = 8 - first[0].bit_length()  # bytes that follow, as many as the leading zero bits
-    bits = 7 * (more + 1)
-    size = int.from_bytes(first + _exactly(file, more), "big") & (2**bits - 1)
-    return None if size == 2**bits - 1 else size
-
-
-@dataclass
-class _Tally:
-    """Counts of what a container held, for comparison with what it declares."""
-
-    packets: int = 0
-    discarded: int = 0
-    shown: int = 0
-    corrupt: int = 0
-    end: int = 0
-
-    def count_packet(self, packet: Packet) -> None:
-        self.packets += packet.size > 0
-        self.discarded += packet.is_discard
-        self.corrupt += packet.is_corrupt
-
-    def count_frame(self, frame: VideoFrame) -> None:
-        self.shown += 1
-        self.corrupt += frame.is_corrupt
-        self.end = max(self.end, (frame.pts or 0) + (frame.duration or 0))
-
-    def shortfall(self, container: InputContainer, stream: VideoStream) -> str | None:
-        """A text that says what is missing, or None. A clip trimmed by an edit list has fewer packets than samples."""
-        if self.packets == stream.frames:
-            missing = stream.frames - self.discarded - self.shown
-            return f"it declares {stream.frames} frames but {missing} of them are missing" if missing else None
-        declared = _declared_seconds(container, stream)
-        covered = self.end * stream.time_base if stream.time_base else Fraction(0)
-        # Containers round times to milliseconds; one missing frame is more than half a frame.
-        if declared is None or covered >= declared - 1 / (2 * _rate(stream)):
-            return None
-        return f"it declares {float(declared):.2f} s but holds {float(covered):.2f} s"
-
-
-def _declared_seconds(container: InputContainer, stream: VideoStream) -> Fraction | None:
-    """The time at which the last frame should end; None where nothing declares it (as in live recordings)."""
-    if stream.duration and stream.time_base:
-        return ((stream.start_time or 0) + stream.duration) * stream.time_base
-    tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
-    if tag:
-        hours, minutes, seconds = (Fraction(part) for part in tag.groups())
-        return hours * 3600 + minutes * 60 + seconds
-    # The length of the whole file may be that of a longer audio track.
-    if container.duration and len(container.streams) == 1:
-        return Fraction(container.duration, 1_000_000)
-    return None
+def _read_animation(path: Path) -> Iterator[TimedFrame]:
+    times = pictures.animation_times(path)
+    rate, starts = _animation_rate(path, times), [0, *accumulate(times)]
+    half = Fraction(_tick_ms(path), 2)
+    if all(abs(1000 * index / rate - start) <= half for index, start in enumerate(starts)):
+        exact = [index / rate for index in range(len(starts))]  # a constant rate, rounded
+    else:
+        exact = [Fraction(start, 1000) for start in starts]
+    images = map(pictures.rgb, pictures.read_animation(path))
+    last = exact[-1] - exact[-2] if times else Fraction(0)
+    return timed(zip(images, exact, strict=False), last)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
 
+from rlv2v_fast.data.colour import guessed_matrix
 from rlv2v_fast.errors import InputError, PipeClosedError
 
 if TYPE_CHECKING:
@@ -19,15 +20,9 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 _FORMAT = "yuv4mpegpipe"
-# AVCOL_SPC_BT709 and AVCOL_SPC_SMPTE170M, AVCOL_RANGE_MPEG and AVCOL_RANGE_JPEG.
-_BT709, _BT601, _LIMITED, _FULL = 1, 6, 1, 2
-# Pictures higher than this are taken for BT.709 by players: the format does not say its matrix.
-_STANDARD_HEIGHT = 576
+# AVCOL_RANGE_MPEG and AVCOL_RANGE_JPEG.
+_LIMITED, _FULL = 1, 2
 _ALL_AT_ONCE = 2**16
-
-
-def _matrix(height: int) -> int:
-    return _BT709 if height > _STANDARD_HEIGHT else _BT601
 
 
 class Y4mReader:
@@ -75,7 +70,7 @@ class Y4mReader:
                     rgb = reformatter.reformat(
                         frame,
                         format="rgb24",
-                        src_colorspace=_matrix(frame.height),
+                        src_colorspace=guessed_matrix(frame.width, frame.height),  # the format does not say it
                         src_color_range=_FULL if frame.color_range == _FULL else _LIMITED,
                     )
                     yield rgb.to_ndarray()
@@ -148,7 +143,7 @@ class Y4mWriter:
         frame = self._reformatter.reformat(
             frame,
             format=self._stream.pix_fmt,
-            dst_colorspace=_matrix(frame.height),
+            dst_colorspace=guessed_matrix(frame.width, frame.height),  # the format does not say it
             dst_color_range=_LIMITED,
         )
         frame.pts = self.frames

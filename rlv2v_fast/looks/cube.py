@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rlv2v_fast.errors import InputError
+from rlv2v_fast.files import write_text, written
 from rlv2v_fast.looks.look import Look, identity_table, looked_up
 
 # Colours along each axis of a written table: enough for programs that interpolate in other ways.
@@ -31,11 +32,10 @@ def write_cube(look: Look, path: Path, title: str = "look") -> None:
     table = looked_up(look.table[None].cpu(), colours[None])[0].clamp(0, 1)
     lines = [f'TITLE "{_plain(title)}"', f"LUT_3D_SIZE {_WRITTEN}", "DOMAIN_MIN 0 0 0", "DOMAIN_MAX 1 1 1"]
     lines += [f"{red:.6f} {green:.6f} {blue:.6f}" for red, green, blue in table.tolist()]
-    try:
+    what = f"out {str(path)!r}"
+    with written(what):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(lines) + "\n")
-    except OSError as error:
-        raise InputError(f"out {str(path)!r} cannot be written: {error.strerror}") from error
+    write_text(path, "\n".join(lines) + "\n", what)
 
 
 def read_cube(path: Path) -> Look:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from rlv2v_fast.domains import DIRECTIONS, DOMAINS
@@ -226,7 +226,7 @@ class RLV2VGAN(nn.Module):
         """Load model.safetensors of folder; InputError names the first tensor that does not fit."""
         path = folder / WEIGHTS_FILE
         try:
-            tensors = load_file(path)
+            tensors = load(path.read_bytes())  # load_file takes no name that is not UTF-8
         except FileNotFoundError:
             raise InputError(f"model {folder} has no {WEIGHTS_FILE}") from None
         except Exception as error:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 
 from rlv2v_fast.errors import InputError
+from rlv2v_fast.files import write_text
 
 PRESETS = Path(__file__).parent / "presets"
 # What a resumed run may change: nothing here alters a tensor or the data it sees.
@@ -374,7 +375,7 @@ def save_config(config: TrainConfig, path: Path) -> None:
     """Write config as YAML that load_config reads back."""
     import yaml
 
-    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+    write_text(path, yaml.safe_dump(to_dict(config), sort_keys=False), f"configuration {str(path)!r}")
 
 
 def changed_fields(old: TrainConfig, new: TrainConfig) -> list[tuple[str, Any, Any]]:

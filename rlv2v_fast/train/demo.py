@@ -16,6 +16,7 @@ from rlv2v_fast.data.synthetic import BLUE, RED, figure1_clips, figure1_pair
 from rlv2v_fast.data.video import to_tensor, to_uint8
 from rlv2v_fast.data.writer import VideoWriter
 from rlv2v_fast.errors import InputError
+from rlv2v_fast.files import check_folder, replaced
 from rlv2v_fast.metrics.baselines import fit_mean_std, mean_std_transfer
 from rlv2v_fast.metrics.figure1 import background_accuracy, digit_iou
 from rlv2v_fast.metrics.frame import psnr, ssim
@@ -72,6 +73,7 @@ def _clear(out: Path) -> None:
     """Remove an earlier demo. InputError where out holds anything else."""
     if out.exists() and not (out.is_dir() and (_is_demo(out) or not any(out.iterdir()))):
         raise InputError(f"out {str(out)!r} holds something that is not a demo; give another folder")
+    check_folder(out, f"out {str(out)!r}")
     shutil.rmtree(out, ignore_errors=True)
 
 
@@ -143,7 +145,8 @@ def _show(model: RLV2VGAN, fitted: tuple[Tensor, Tensor], frames: int, size: int
     rows = [source, to_uint8(methods["colour transfer"]), translated, target]
     sheet = Image.fromarray(np.concatenate([np.concatenate(list(row[columns]), axis=1) for row in rows]))
     scale = max(1, 96 // size)
-    sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST).save(out / "preview.png")
+    with replaced(out / "preview.png", f"preview {str(out / 'preview.png')!r}") as unfinished:
+        sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST).save(unfinished)
     with VideoWriter(out / "translation.gif", size, size, 8) as writer:
         for frame in translated:
             writer.write(frame)

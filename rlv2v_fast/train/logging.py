@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from rlv2v_fast.data.video import to_uint8
 from rlv2v_fast.errors import InputError
+from rlv2v_fast.files import replaced, write_text, written
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN
 
 METRICS_FILE = "metrics.jsonl"
@@ -36,16 +38,19 @@ class RunLog:
         self, run: Path, step: int, steps: int | None, *, quiet: bool = False, tensorboard: bool = False
     ) -> None:
         path = run / METRICS_FILE
+        self._what = f"log {str(path)!r}"
         rows = path.read_text().splitlines()[:step] if path.exists() else []
-        path.write_text("".join(row + "\n" for row in rows))
-        self._file = path.open("a")
+        write_text(path, "".join(row + "\n" for row in rows), self._what)
+        with written(self._what):
+            self._file = path.open("a")
         self._bar = tqdm(total=steps, initial=step, disable=quiet, unit="step", dynamic_ncols=True)
         self._events = summary_writer()(str(run / "tensorboard")) if tensorboard else None
 
     def row(self, step: int, seconds: float, losses: dict[str, float]) -> None:
         """Record an iteration: its number from 1, its duration in seconds, its losses."""
-        self._file.write(json.dumps({"step": step, "seconds": round(seconds, 4), **losses}) + "\n")
-        self._file.flush()
+        with written(self._what):
+            self._file.write(json.dumps({"step": step, "seconds": round(seconds, 4), **losses}) + "\n")
+            self._file.flush()
         self._bar.set_postfix_str(_summary(losses), refresh=False)
         self._bar.update()
         if self._events is not None:
@@ -55,7 +60,8 @@ class RunLog:
     def close(self) -> None:
         """Flush and close everything."""
         self._bar.close()
-        self._file.close()
+        with suppress(OSError):  # a full disk has been told of by row()
+            self._file.close()
         if self._events is not None:
             self._events.close()
 
@@ -106,6 +112,9 @@ def preview_sheet(model: RLV2VGAN, clips: dict[str, Tensor], device: torch.devic
 
 def save_preview(sheet: Image.Image, path: Path) -> None:
     """Write a sheet, enlarged so that a frame has at least 64 pixels."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    what = f"preview {str(path)!r}"
+    with written(what):
+        path.parent.mkdir(parents=True, exist_ok=True)
     scale = max(1, math.ceil(64 * 6 / sheet.height))
-    sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST).save(path)
+    with replaced(path, what) as unfinished:
+        sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST).save(unfinished)

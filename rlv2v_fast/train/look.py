@@ -17,6 +17,7 @@ from torch import Tensor
 from rlv2v_fast.data.clips import find_videos
 from rlv2v_fast.data.video import read_frames, to_tensor
 from rlv2v_fast.domains import DIRECTIONS, OTHER
+from rlv2v_fast.files import write_text
 from rlv2v_fast.looks.evidence import ENOUGH, lights_in_the_dark
 from rlv2v_fast.looks.pairs import fit_pairs
 from rlv2v_fast.looks.prior import Estimate, estimate
@@ -107,7 +108,7 @@ def write_report(settled: Settled, run: Path) -> None:
         "enough": ENOUGH,
         **{name: {"spread": found.spread, "matched": found.matched} for name, found in settled.estimates.items()},
     }
-    (run / LOOK_FILE).write_text(json.dumps(record, indent=1) + "\n")
+    write_text(run / LOOK_FILE, json.dumps(record, indent=1) + "\n", f"report {str(run / LOOK_FILE)!r}")
 
 
 def _moments(path: Path, argument: str) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from rlv2v_fast.data.clips import find_videos
-from rlv2v_fast.data.video import frame_files, read_frames, to_tensor
+from rlv2v_fast.data.names import frame_files
+from rlv2v_fast.data.video import read_frames, to_tensor
 from rlv2v_fast.domains import DOMAINS
 from rlv2v_fast.errors import InputError
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from rlv2v_fast.data.scale import lowered, scaled
-from rlv2v_fast.data.video import probe, read_frames, to_uint8
-from rlv2v_fast.data.writer import VideoWriter
+from rlv2v_fast.data.timing import TimedFrame, at_rate
+from rlv2v_fast.data.tracks import say, say_left_out
+from rlv2v_fast.data.video import probe, read_timed, to_uint8
+from rlv2v_fast.data.writer import Pace, VideoWriter, pace
 from rlv2v_fast.data.y4m import Y4mReader, Y4mWriter
 from rlv2v_fast.errors import InputError
 from rlv2v_fast.looks.look import Look
@@ -31,6 +36,7 @@ def translate_pipe(
     device: torch.device,
     chunk: int = 8,
     max_height: int | None = None,
+    fps: Fraction | None = None,
 ) -> int:
     """The number of frames that were translated, from or to a pipe of raw video (data/y4m.py), or both.
 
@@ -39,7 +45,8 @@ def translate_pipe(
 
     Args:
         source, output: a video as translate_file takes it, or "-" for standard input and output.
-        direction, device, chunk, max_height: as translate_file takes them.
+        direction, device, chunk, max_height, fps: as translate_file takes them. Raw video has one rate: a source whose
+            rate varies is resampled.
 
     Raises:
         InputError: source cannot be read, or output cannot be written.
@@ -49,24 +56,49 @@ def translate_pipe(
         if end == PIPE and stream.isatty():
             raise InputError(f"{name} '-' must be a pipe or a file of raw video; it is a terminal")
     with ExitStack() as stack:
-        frames: Iterable[np.ndarray]
+        frames: Iterable[TimedFrame]
         if source == PIPE:
             reader = Y4mReader(sys.stdin.buffer)
             stack.callback(reader.close)
-            frames, width, height, fps, chunk = reader, reader.width, reader.height, reader.fps, 1
+            width, height, rate, chunk = reader.width, reader.height, reader.fps, 1
+            frames = (TimedFrame(pixels, index / rate, 1 / rate) for index, pixels in enumerate(reader))
+            speed = Pace(fps or rate, constant=fps is not None)
         else:
             info = probe(source)
-            frames, width, height, fps = read_frames(source), info.width, info.height, info.fps
+            for note in info.notes:
+                say(source, note)
+            if fps is not None and info.tick is None:
+                info = dataclasses.replace(info, fps=fps)
+            say_left_out(source, "raw video")
+            width, height, frames, speed = (
+                info.width,
+                info.height,
+                read_timed(source, info.fps),
+                pace(output, info, fps),
+            )
+        if speed.constant:
+            frames = at_rate(frames, speed.fps)
         size = lowered(width, height, max_height)
         writer: Y4mWriter | VideoWriter
         if output == PIPE:
-            writer = stack.enter_context(Y4mWriter(sys.stdout.buffer, *size, fps))
+            writer = stack.enter_context(Y4mWriter(sys.stdout.buffer, *size, speed.fps))
         else:
-            writer = stack.enter_context(VideoWriter(output, *size, fps))
-        smaller = (scaled(frame, size) for frame in frames)
+            writer = stack.enter_context(VideoWriter(output, *size, speed.fps, constant=speed.constant))
+        times: deque[tuple[Fraction, Fraction]] = deque()
+
+        def pixels() -> Iterator[np.ndarray]:
+            for frame in frames:
+                times.append((frame.start, frame.duration))
+                yield scaled(frame.pixels, size)
+
         count = 0
-        for piece in model.translate_stream(pieces(smaller, chunk, device), direction):
+        for piece in model.translate_stream(pieces(pixels(), chunk, device), direction):
             for frame in to_uint8(piece[0].cpu()):
-                writer.write(frame)
+                start, duration = times.popleft()
+                if isinstance(writer, VideoWriter):
+                    writer.write(frame, start, duration)
+                else:
+                    for _ in range(round(duration * speed.fps)):
+                        writer.write(frame)
                 count += 1
         return count

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rlv2v_fast.errors import InputError, TrainingDivergedError
+from rlv2v_fast.files import check_folder, write_text
 from rlv2v_fast.train import distributed, look
 from rlv2v_fast.train.checkpoint import best_distance, checkpoints, remove_unfinished, save_best, step_of
 from rlv2v_fast.train.config import TrainConfig, save_config
@@ -166,7 +167,7 @@ def _begin(
     if first:
         # JSON has no infinity: a start that diverged is null.
         finite = {name: [d if math.isfinite(d) else None for d in each] for name, each in race.distances.items()}
-        (run / "starts.json").write_text(json.dumps(finite) + "\n")
+        write_text(run / "starts.json", json.dumps(finite) + "\n", f"report {str(run / 'starts.json')!r}")
     return race.trainer
 
 
@@ -202,8 +203,17 @@ def _step_and_record(trainer: Trainer, log: RunLog | None, run: Path, judged: Ma
         _save(trainer, run)
 
 
-def _prepare(config: TrainConfig, run: Path, resume: bool) -> tuple[Path | None, Path | None]:
-    """The checkpoint to resume from, or the state of starts; both None for a fresh run. Makes the run's folder."""
+def check_place(config: TrainConfig, *, resume: bool) -> tuple[Path | None, Path | None]:
+    """The checkpoint to resume from, or the state of starts; both None for a fresh run.
+
+    It writes nothing, so it may come before any work.
+
+    Raises:
+        InputError: the run cannot be written into config.out, which holds another run or none, or is not writable.
+    """
+    assert config.out is not None
+    run = config.out
+    check_folder(run, f"out {str(run)!r}")
     saved, begun = checkpoints(run), checkpoints(run / STARTS)
     if resume and not saved and not begun:
         raise InputError(f"out {str(run)!r} holds no checkpoint to resume from")
@@ -212,6 +222,12 @@ def _prepare(config: TrainConfig, run: Path, resume: bool) -> tuple[Path | None,
     if not saved and not begun and math.isfinite(best_distance(run)):
         # A run that ended before its first checkpoint left it. It would be taken for this run's.
         raise InputError(f"out {str(run)!r} already holds the best model of a run; remove it, or pass another folder")
+    return saved[-1] if saved else None, begun[-1] if begun else None
+
+
+def _prepare(config: TrainConfig, run: Path, resume: bool) -> tuple[Path | None, Path | None]:
+    """What check_place gives. Makes the run's folder."""
+    found = check_place(config, resume=resume)
     try:
         run.mkdir(parents=True, exist_ok=True)
         (run / ".writable").touch()
@@ -222,4 +238,4 @@ def _prepare(config: TrainConfig, run: Path, resume: bool) -> tuple[Path | None,
         summary_writer()
     remove_unfinished(run)
     remove_unfinished(run / STARTS)
-    return saved[-1] if saved else None, begun[-1] if begun else None
+    return found

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import deque
+from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 from rlv2v_fast.data.scale import lowered, scaled
-from rlv2v_fast.data.video import probe, read_frames, to_uint8
-from rlv2v_fast.data.writer import VideoWriter
+from rlv2v_fast.data.timing import TimedFrame, at_rate
+from rlv2v_fast.data.tracks import say
+from rlv2v_fast.data.video import probe, read_timed, to_uint8
+from rlv2v_fast.data.writer import VideoWriter, check_target, pace
 from rlv2v_fast.looks.cube import read_cube
 from rlv2v_fast.looks.look import Look
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN
@@ -36,36 +43,63 @@ def translate_file(
     device: torch.device | None = None,
     chunk: int = 8,
     max_height: int | None = None,
+    fps: Fraction | None = None,
     quiet: bool = True,
 ) -> int:
     """The number of frames of a video file that were translated and written to output.
 
-    The output has the frame count, rate and size of the source (unless max_height lowers it), and its audio if the
-    format of output can hold it.
+    The output has the size of the source (unless max_height lowers it), each frame at its own time, and its audio,
+    subtitles, chapters and texts where the format of output can hold them (docs/video.md). What it cannot hold is told
+    by a MediaWarning.
     Memory does not grow with the video's length. If the source proves to be damaged, there is no output.
 
     Args:
         source: video file, gif, webp or folder of frames.
-        output: mp4, mov, webm, avi, gif or webp by suffix; no suffix writes a folder of png.
+        output: mp4, mov, mkv, webm, avi, gif or webp by suffix; no suffix writes a folder of png.
         direction: "x2y" or "y2x".
         chunk: frames translated at once.
         max_height: frames that are higher, in pixels, are made smaller first, in their shape.
+        fps: frames per second of the output, which are then equally far apart; those of a folder of frames, which
+            has no times. Each frame keeps its time by default.
 
     Raises:
         InputError: source cannot be read, or output cannot be written.
     """
+    check_target(output, source)
     info = probe(source)
-    size = lowered(info.width, info.height, max_height)
+    for note in info.notes:
+        say(source, note)
+    if fps is not None and info.tick is None:
+        info = dataclasses.replace(info, fps=fps)
+    speed, size = pace(output, info, fps), lowered(info.width, info.height, max_height)
+    read = 0
+    times: deque[tuple[Fraction, Fraction]] = deque()
+
+    def counted() -> Iterator[TimedFrame]:
+        nonlocal read
+        for frame in read_timed(source, info.fps):
+            read += 1
+            yield frame
+
+    def pixels() -> Iterator[np.ndarray]:
+        # Frames that a constant rate leaves out are not translated.
+        for frame in at_rate(counted(), speed.fps) if speed.constant else counted():
+            times.append((frame.start, frame.duration))
+            yield scaled(frame.pixels, size)
+
     device = device or model.device
     count = 0
     with (
-        VideoWriter(output, *size, info.fps, audio_from=source if info.has_audio else None) as writer,
+        VideoWriter(output, *size, speed.fps, source, like=info, constant=speed.constant) as writer,
         tqdm(total=info.frames, unit="frame", disable=quiet) as bar,
     ):
-        frames = (scaled(frame, size) for frame in read_frames(source))
-        for piece in model.translate_stream(pieces(frames, chunk, device), direction):
+        for piece in model.translate_stream(pieces(pixels(), chunk, device), direction):
             for frame in to_uint8(piece[0].cpu()):
-                writer.write(frame)
+                writer.write(frame, *times.popleft())
                 count += 1
             bar.update(piece.shape[1])
+    repeated = writer.resampled[0]
+    if fps is None and (repeated or count < read):
+        at = f"it shows {float(speed.fps):g} frames a second at a constant rate"
+        say(output, f"{at}: {repeated} frames are repeats, and {read - count} of the source are left out")
     return count

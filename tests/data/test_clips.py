@@ -1,4 +1,6 @@
 import gc
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rlv2v_fast.data import Domain, VideoWriter, find_videos
-from rlv2v_fast.errors import InputError
+from rlv2v_fast.data.clips import survey
+from rlv2v_fast.data.names import VIDEO_SUFFIXES
+from rlv2v_fast.errors import InputError, MediaWarning
+from tests.data.helpers import no_more_than
 
 
 def noise(frames=6, height=16, width=24, seed=0):
@@ -50,6 +55,95 @@ def test_visible_videos_are_found_recursively_in_natural_order(tmp_path):
         (tmp_path / name).touch()
     found = [video.relative_to(tmp_path).as_posix() for video in find_videos(tmp_path)]
     assert found == ["a.mov", "b/c.webm", "v9.MP4", "v10.mp4"]
+
+
+def touch(*paths):
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_links_to_folders_and_files_are_followed(tmp_path):
+    touch(tmp_path / "disk" / "a" / "b.mp4", tmp_path / "disk" / "c.mp4", tmp_path / "disk" / "shots" / "0.png")
+    (tmp_path / "set").mkdir()
+    for name, to in (("linked", "a"), ("d.mp4", "c.mp4"), ("frames", "shots")):
+        (tmp_path / "set" / name).symlink_to(tmp_path / "disk" / to)
+    found = [video.relative_to(tmp_path / "set").as_posix() for video in find_videos(tmp_path / "set")]
+    assert found == ["d.mp4", "frames", "linked/b.mp4"]
+
+
+def test_links_in_circles_end_and_no_folder_is_read_twice(tmp_path):
+    touch(tmp_path / "z" / "a.mp4", tmp_path / "b" / "c.mp4")
+    (tmp_path / "a").symlink_to("z")
+    (tmp_path / "z" / "up").symlink_to(tmp_path)
+    (tmp_path / "b" / "self").symlink_to(".")
+    with pytest.warns(MediaWarning) as told:
+        found = [video.relative_to(tmp_path).as_posix() for video in find_videos(tmp_path)]
+    assert found == ["b/c.mp4", "z/a.mp4"]
+    again = sorted(str(each.message).split(":")[0].removeprefix(f"skipped {tmp_path}/") for each in told)
+    assert again == ["a", "b/self", "z/up"]
+
+
+def test_links_that_lead_nowhere_and_other_kinds_are_told(tmp_path):
+    touch(tmp_path / "a.mp4", tmp_path / "b.rmvb", tmp_path / "c.heic", tmp_path / "notes.txt")
+    (tmp_path / "d.mp4").symlink_to("gone.mp4")
+    (tmp_path / "e").symlink_to("gone")
+    videos, left_out = survey(tmp_path)
+    assert [video.name for video in videos] == ["a.mp4"]
+    reasons = {path.name: reason for path, reason in left_out}
+    nowhere = "it is a link that leads nowhere"
+    assert reasons == {
+        "b.rmvb": ".rmvb files are not read",
+        "c.heic": ".heic files are not read",
+        "d.mp4": nowhere,
+        "e": nowhere,
+    }
+
+
+@pytest.mark.parametrize("suffix", sorted(VIDEO_SUFFIXES))
+def test_every_kind_that_is_read_is_found_in_a_folder(tmp_path, suffix):
+    touch(tmp_path / f"a{suffix}", tmp_path / f"b{suffix.upper()}")
+    assert [video.name for video in find_videos(tmp_path)] == [f"a{suffix}", f"b{suffix.upper()}"]
+
+
+def test_a_folder_that_may_not_be_read_is_told(tmp_path, monkeypatch):
+    touch(tmp_path / "a.mp4", tmp_path / "secret" / "b.mp4")
+    usual = Path.iterdir
+
+    def iterdir(path):
+        if path.name == "secret":
+            raise PermissionError(13, "Permission denied")
+        return usual(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    videos, left_out = survey(tmp_path)
+    assert [video.name for video in videos] == ["a.mp4"]
+    assert left_out == [(tmp_path / "secret", "it cannot be read: Permission denied")]
+
+
+def test_a_domain_tells_what_it_did_not_find(three_videos):
+    touch(three_videos / "d.rmvb")
+    domain = Domain.open(three_videos, frames=6, size=16)
+    assert domain.skipped == ((three_videos / "d.rmvb", ".rmvb files are not read"),)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there may a name be no text")
+def test_a_name_that_is_no_text_has_a_fingerprint(tmp_path):
+    path = write(tmp_path / os.fsdecode(b"\xe9.mp4"), noise())
+    domain = Domain.open(path, frames=3, size=16)
+    assert len(domain.fingerprint()) == 16
+
+
+def test_a_full_temporary_disk_is_told(three_videos, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    full = r"^decoded frames cannot be written to .* \(TMPDIR names another place\): File too large"
+    with no_more_than(1000), pytest.raises(InputError, match=full):
+        Domain.open(three_videos, frames=6, size=16, memory_gib=0)
+
+
+def test_a_folder_of_other_kinds_alone_says_which(tmp_path):
+    touch(tmp_path / "a.rmvb")
+    assert r"(a.rmvb: .rmvb files are not read)" in error_of(Domain.open, tmp_path, frames=6, size=16)
 
 
 def test_a_folder_of_frames_is_one_video_beside_others(tmp_path):
