@@ -111,7 +111,7 @@ def test_a_trimmed_clip_begins_at_its_first_shown_frame(tmp_path):
     assert times(remux(path, tmp_path / "b.mp4", earlier)) == [Fraction(i, 30) for i in range(15)]
 
 
-def test_square_corners_tell_how_a_picture_is_turned_and_mirrored(tmp_path):
+def test_pictures_are_turned_and_mirrored_as_their_matrix_says(tmp_path):
     corners = np.zeros((32, 48, 3), np.uint8)
     corners[:16, :24], corners[:16, 24:], corners[16:, :24] = 240, 160, 80
     path = make(tmp_path / "a.mp4", [corners] * 2)
