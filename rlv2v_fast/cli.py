@@ -497,7 +497,7 @@ def main(arguments: list[str] | None = None) -> None:
             # A file's name may be no text. UTF-8 can give its bytes back.
             stream.reconfigure(errors="surrogateescape" if stream.encoding == "utf-8" else "backslashreplace")
     try:
-        with signals.raised(), _sentences():
+        with signals.raised(), _sentences(by_all=arguments[:1] != ["train"]):
             command = parse(arguments)
             _tell_shortfall(command)
             COMMANDS[type(command)](command)  # type: ignore[operator]
@@ -525,14 +525,18 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 @contextmanager
-def _sentences() -> Iterator[None]:
-    """Print what is changed or left out as one sentence each, by the first process of a run alone."""
+def _sentences(*, by_all: bool) -> Iterator[None]:
+    """Print what is changed or left out as one sentence each.
+
+    Args:
+        by_all: in every process that torchrun started, not only in the first: each has other videos.
+    """
     shown = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
         if not issubclass(category, MediaWarning):
             shown(message, category, *rest, **more)
-        elif os.environ.get("RANK", "0") == "0":
+        elif by_all or os.environ.get("RANK", "0") == "0":
             print(f"rlv2v: {message}", file=sys.stderr)
 
     with warnings.catch_warnings():

@@ -202,8 +202,7 @@ class Tracks:
         for stream in self._source.streams:
             if stream.type == "attachment":
                 self._add_attachment(stream)
-            elif stream.type in ("data", "unknown") and not self._source.chapters():  # chapters may be such a track
-                say(self._path, f"its stream {stream.index} of data, neither picture nor sound, is left out")
+        self._say_data()
         if chapters := self._source.chapters():
             if self._holds.chapters:
                 self._output.set_chapters([self._shifted(chapter) for chapter in chapters])
@@ -212,6 +211,13 @@ class Tracks:
         for key, value in self._source.metadata.items():
             if key.lower() not in _OWN_TEXTS:
                 self._output.metadata[key] = value
+
+    def _say_data(self) -> None:
+        data = [stream for stream in self._source.streams if stream.type in ("data", "unknown")]
+        if self._source.chapters() and "mov" in self._source.format.name:
+            data = data[:-1]  # MP4 keeps the titles of chapters in such a track
+        for stream in data:
+            say(self._path, f"its stream {stream.index} of data, neither picture nor sound, is left out")
 
     def _shifted(self, chapter: Chapter) -> Chapter:
         shift = round(self._origin / chapter["time_base"]) if chapter["time_base"] else 0

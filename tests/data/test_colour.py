@@ -132,6 +132,13 @@ def test_wide_primaries_are_converted_and_gray_is_not(primaries, matrix):
     assert "converted to BT.709" in colours_of(frame).notes[0]
 
 
+def test_linear_light_is_encoded_as_screens_want_it():
+    frame = encoded((128, 128, 128), "gbrp")
+    frame.color_trc = 8
+    assert near(read(frame), 255 * (128 / 255) ** (1 / 2.4), 1)
+    assert colours_of(frame).transfer == 1
+
+
 def test_near_primaries_and_transfers_are_kept_as_tags():
     frame = encoded((200, 60, 60), matrix=5)
     frame.colorspace, frame.color_primaries, frame.color_trc = 6, 6, 6

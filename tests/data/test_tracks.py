@@ -260,6 +260,44 @@ def test_chapters_and_texts_go_along(tmp_path, source, output):
     assert found == [(0, "one"), (Fraction(1, 2), "two")]
 
 
+def renamed(path, old, new):
+    """The file with the name of a codec in an MP4 replaced by another one."""
+    data = path.read_bytes()
+    assert data.count(old) >= 1
+    path.write_bytes(data.replace(old, new))
+    return path
+
+
+def unknown(path, **more):
+    """An MP4 with a track of a codec that nobody knows."""
+    audio = [("flac", 48000, "mono", clicks(Fraction(1, 2)), 0)]
+    return renamed(make(path, [gray(0)] * 15, audio=audio, **more), b"fLaC", b"zzzz")
+
+
+def test_audio_that_no_decoder_knows_is_told(tmp_path):
+    told = rewritten(unknown(tmp_path / "s.mp4"), tmp_path / "o.mp4")
+    assert told == ["its audio is left out, as no decoder is known for it"]
+
+
+def test_tracks_of_data_are_told(tmp_path):
+    source = renamed(unknown(tmp_path / "s.mp4", prepare=titled), b"soun", b"meta")
+    told = rewritten(source, tmp_path / "o.mp4")
+    assert told == ["its stream 1 of data, neither picture nor sound, is left out"]
+    with av.open(str(tmp_path / "o.mp4")) as container:
+        assert len(container.chapters()) == 2
+
+
+@pytest.mark.parametrize(("output", "told"), [("o.mkv", 0), ("o.mp4", 1), ("o.webm", 1)])
+def test_subtitles_that_are_pictures_are_kept_or_told(tmp_path, output, told):
+    def pictures(container, _):
+        container.add_mux_stream("hdmv_pgs_subtitle")
+
+    source = make(tmp_path / "s.mkv", [gray(0)] * 15, prepare=pictures)
+    said = rewritten(source, tmp_path / output)
+    assert len(said) == told
+    assert [name for name, *_ in tracks(tmp_path / output, "subtitle")] == ["hdmv_pgs_subtitle"] * (1 - told)
+
+
 def test_chapters_that_cannot_be_held_are_told(tmp_path):
     path = make(tmp_path / "s.mkv", [gray(0)] * 30, prepare=titled)
     assert rewritten(path, tmp_path / "o.avi") == ["its chapters are left out, as avi holds none"]
