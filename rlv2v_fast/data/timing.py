@@ -51,21 +51,39 @@ def timed(frames: Iterable[tuple[np.ndarray, Fraction]], last: Fraction) -> Iter
 
 
 def at_rate(frames: Iterable[TimedFrame], rate: Fraction) -> Iterator[TimedFrame]:
-    """The frames that are shown at multiples of ``1 / rate``: those that another frame replaces at once are left out.
+    """The frames that are shown at multiples of ``1 / rate``; the others are left out.
 
-    A frame belongs to the multiple nearest to its start, and is shown until the multiple of the next one. What remains
-    starts and ends at multiples; the end of all is the multiple nearest to the end of the last frame.
+    A frame belongs to the multiple nearest to its start. Of several that belong to one, the one that starts nearest to
+    it is shown, until the multiple of the next frame. The end of all is the multiple nearest to the end of the last
+    frame, but after the first.
     """
     held: TimedFrame | None = None
+    end = Fraction(0)
+    begun = False
     for frame in frames:
-        if held is not None and place(held.start, rate) != place(frame.start, rate):
-            first = place(held.start, rate)
-            yield TimedFrame(held.pixels, first / rate, (place(frame.start, rate) - first) / rate)
+        end = frame.start + frame.duration
+        if held is not None and place(held.start, rate) == place(frame.start, rate):
+            held = held if is_nearer(held.start, frame.start, rate) else frame
+            continue
+        if held is not None:
+            yield _between(held, place(held.start, rate), place(frame.start, rate), rate)
+            begun = True
         held = frame
-    if held is not None:
-        first = place(held.start, rate)
-        end = max(place(held.start + held.duration, rate), first + 1)
-        yield TimedFrame(held.pixels, first / rate, (end - first) / rate)
+    if held is None:
+        return
+    first, last = place(held.start, rate), place(end, rate)
+    if last > first or not begun:
+        yield _between(held, first, max(last, first + 1), rate)
+
+
+def is_nearer(start: Fraction, other: Fraction, rate: Fraction) -> bool:
+    """Whether a frame starts at least as near to their common multiple of ``1 / rate`` as another one."""
+    time = place(start, rate) / rate
+    return abs(start - time) <= abs(other - time)
+
+
+def _between(frame: TimedFrame, first: int, end: int, rate: Fraction) -> TimedFrame:
+    return TimedFrame(frame.pixels, first / rate, (end - first) / rate)
 
 
 def resampling_rate(average: Fraction, finest: Fraction | None) -> Fraction:

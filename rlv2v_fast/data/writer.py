@@ -20,7 +20,7 @@ from rlv2v_fast.data.colour import BT709, LIMITED_RANGE
 from rlv2v_fast.data.info import VideoInfo
 from rlv2v_fast.data.locks import Temporary, hidden_beside, remove, remove_left_behind
 from rlv2v_fast.data.names import USUAL_VIDEOS, libav_name
-from rlv2v_fast.data.timing import place, resampling_rate
+from rlv2v_fast.data.timing import is_nearer, place, resampling_rate
 from rlv2v_fast.data.tracks import Holds, Tracks, say, say_left_out
 from rlv2v_fast.errors import InputError
 from rlv2v_fast.files import check_writable, written
@@ -432,12 +432,13 @@ class _Variable(_Schedule):
 
 
 class _Constant(_Schedule):
-    """At each multiple of 1 / ``fps`` the frame that is shown then: frames are repeated or left out."""
+    """At each multiple of 1 / ``fps`` one frame, as data.timing.at_rate chooses: frames are repeated or left out."""
 
     def __init__(self, sink: _FolderSink | _ContainerSink, fps: Fraction) -> None:
         self._sink, self._fps = sink, fps
         self._held: np.ndarray | None = None
-        self._at = self._end = 0
+        self._start = Fraction(0)
+        self._written = self._end = 0
         self._repeated = self._dropped = 0
 
     @property
@@ -446,22 +447,27 @@ class _Constant(_Schedule):
 
     def add(self, frame: np.ndarray, start: Fraction, duration: Fraction) -> None:
         start += self._sink.lead
-        at = place(start, self._fps)
+        self._end = place(start + duration, self._fps)
         if self._held is not None:
-            self._show_until(at)
-            self._at = max(at, self._at)
+            if place(start, self._fps) == place(self._start, self._fps):
+                self._dropped += 1
+                if is_nearer(self._start, start, self._fps):
+                    return
+            else:
+                self._show_until(place(start, self._fps))
         # The caller may write the next frame into the same memory.
-        self._held, self._end = frame.copy(), place(start + duration, self._fps)
+        self._held, self._start = frame.copy(), start
 
     def _show_until(self, end: int) -> None:
         assert self._held is not None
-        for index in range(self._at, end):
+        for index in range(self._written, end):
             self._sink.write(self._held, index, index + 1)
-        self._dropped += end <= self._at
-        self._repeated += max(end - self._at - 1, 0)
+        self._repeated += max(end - self._written - 1, 0)
+        self._dropped += end <= self._written
+        self._written = max(end, self._written)
 
     def finish(self) -> None:
-        self._show_until(max(self._end, self._at + 1))
+        self._show_until(max(self._end, 1))
 
 
 class _FolderSink:

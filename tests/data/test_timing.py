@@ -17,16 +17,14 @@ def frames_of(gaps):
 
 
 @given(gaps=GAPS, rate=RATES)
-def test_at_a_rate_the_frame_shown_is_the_newest_one(gaps, rate):
+def test_at_a_rate_the_nearest_frame_is_shown(gaps, rate):
     frames = frames_of(gaps)
-    shown = list(at_rate(frames, rate))
-    for frame in shown:
-        ticks = place(frame.start, rate)
-        assert frame.start * rate == ticks
-        newest = [f for f in frames if place(f.start, rate) <= ticks][-1]
-        assert np.array_equal(frame.pixels, newest.pixels)
+    for frame in at_rate(frames, rate):
+        belonging = [f for f in frames if place(f.start, rate) == frame.start * rate]
+        nearest = min(belonging, key=lambda f: abs(f.start - frame.start))
+        assert np.array_equal(frame.pixels, nearest.pixels)
         # No frame is off by more than half a step.
-        assert abs(frame.start - newest.start) * rate <= Fraction(1, 2)
+        assert abs(frame.start - nearest.start) * rate <= Fraction(1, 2)
 
 
 @given(gaps=GAPS, rate=RATES)
@@ -37,7 +35,15 @@ def test_at_a_rate_no_time_is_lost_or_covered_twice(gaps, rate):
         assert frame.start + frame.duration == after.start
         assert frame.duration > 0
     last = shown[-1]
-    assert last.start + last.duration == max(place(sum(gaps), rate), place(last.start, rate) + 1) / rate
+    assert last.start + last.duration == max(place(sum(gaps), rate), 1) / rate
+
+
+@given(factor=st.integers(1, 12), count=st.integers(1, 60))
+def test_a_rate_that_divides_the_sources_takes_every_nth_frame(factor, count):
+    rate = Fraction(60, factor)
+    shown = [int(frame.pixels[0, 0, 0]) for frame in at_rate(frames_of([Fraction(1, 60)] * count), rate)]
+    assert shown == [i * factor for i in range(len(shown))]
+    assert len(shown) == max(place(Fraction(count, factor), Fraction(1)), 1)
 
 
 @given(rate=RATES, count=st.integers(1, 40))
