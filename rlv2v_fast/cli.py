@@ -502,7 +502,7 @@ def main(arguments: list[str] | None = None) -> None:
             _tell_shortfall(command)
             COMMANDS[type(command)](command)  # type: ignore[operator]
     except InputError as error:
-        print(f"rlv2v: {error}", file=sys.stderr)
+        _say(error)
         raise SystemExit(2) from None
     except KeyboardInterrupt as error:
         stopped = error if isinstance(error, signals.Stopped) else signals.Stopped()
@@ -520,8 +520,13 @@ def main(arguments: list[str] | None = None) -> None:
             sentence = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
         else:
             raise
-        print(f"rlv2v: {sentence}", file=sys.stderr)
+        _say(sentence)
         raise SystemExit(2) from None
+
+
+def _say(message: object) -> None:
+    """Print a sentence about what went wrong, or was changed. A file's name may have lines."""
+    print(f"rlv2v: {' '.join(str(message).splitlines())}", file=sys.stderr)
 
 
 @contextmanager
@@ -537,7 +542,7 @@ def _sentences(*, by_all: bool) -> Iterator[None]:
         if not issubclass(category, MediaWarning):
             shown(message, category, *rest, **more)
         elif by_all or os.environ.get("RANK", "0") == "0":
-            print(f"rlv2v: {message}", file=sys.stderr)
+            _say(message)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", MediaWarning)

@@ -285,6 +285,10 @@ def test_an_error_of_the_system_is_one_sentence(videos, tmp_path, capsys, monkey
     monkeypatch.setattr("rlv2v_fast.train.look.look_of", broken)
     look = ["look", "--source", videos / "source", "--target", videos / "target", "--out", tmp_path / "a.cube"]
     assert fails(capsys, *look) == "rlv2v: runs/x: Too many open files"
+    monkeypatch.undo()
+    capsys.readouterr()
+    assert run("translate", "--model", tmp_path, tmp_path / "a\nb.mp4", tmp_path / "c.mp4") == 2
+    assert capsys.readouterr().err == f"rlv2v: video '{tmp_path / 'a b.mp4'}' does not exist\n"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there may a name be no text")

@@ -54,7 +54,7 @@ def open_container(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
                 raise InputError(f"video '{path}' must hold a video stream, but it holds none")
             stream = chosen(streams)
             if stream.codec_context is None:
-                raise damaged(path, "no decoder is known for its video stream")
+                raise InputError(f"video '{path}' cannot be read: no decoder is known for its video stream")
             # Frame threads drop errors met while a stream ends; slice threads report each with its own packet.
             stream.thread_type = "SLICE"
             stream.codec_context.options = _STRICT
@@ -62,11 +62,7 @@ def open_container(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     except InputError:
         raise
     except (av.FFmpegError, OSError, ValueError, ArithmeticError) as error:  # absurd values cause the last two
-        raise damaged(path, _reason(error)) from error
-
-
-def _reason(error: Exception) -> object:
-    return error if isinstance(error, PermissionError) else getattr(error, "strerror", None) or error
+        raise damaged(path, error) from error
 
 
 def moving_pictures(container: InputContainer) -> list[VideoStream]:

@@ -25,7 +25,8 @@ from rlv2v_fast.data.video import read_frames
 from rlv2v_fast.errors import InputError
 
 _TAIL = struct.Struct("<8sQII32s")
-_MARK = b"rlv2v\0\0\1"
+# Its last byte counts the changes of how pixels are read.
+_MARK = b"rlv2v\0\0\2"
 # 9 September 2001, a whole number of seconds: some file systems store no fractions.
 _SEALED = 10**9 * 10**9
 

@@ -29,6 +29,9 @@ ANIMATION_SUFFIXES = frozenset({".gif", ".webp"})
 FRAME_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 VIDEO_SUFFIXES = CONTAINER_SUFFIXES | ANIMATION_SUFFIXES
 
+# Errors of reading that are no fault of the video.
+_SYSTEM = frozenset({errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG, errno.ENOENT})
+
 # What messages list; docs/video.md has all.
 USUAL_VIDEOS = ".avi, .gif, .mkv, .mov, .mp4, .webm, .webp"
 USUAL_FRAMES = ".jpeg, .jpg, .png"
@@ -80,11 +83,11 @@ def existing(path: str | os.PathLike[str]) -> Path:
 
 
 def damaged(path: Path, reason: object) -> InputError:
-    """The error for a video that cannot be decoded; for one that the system does not let us read, that error."""
-    if isinstance(reason, PermissionError):
+    """The error for a video that cannot be decoded, or for what keeps the system from reading it."""
+    if isinstance(reason, OSError) and reason.errno in _SYSTEM:
         return InputError(f"video '{path}' cannot be read: {reason.strerror}")
-    first_line = (str(reason) or "it ends early").splitlines()[0]
-    return InputError(f"video '{path}' is damaged or not a video: {first_line}")
+    text = getattr(reason, "strerror", None) or str(reason) or "it ends early"
+    return InputError(f"video '{path}' is damaged or not a video: {text.splitlines()[0]}")
 
 
 def libav_name(path: Path) -> str:

@@ -90,7 +90,7 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (av.FFmpegError, OSError, ArithmeticError) as error:
-        raise damaged(path, getattr(error, "strerror", None) or error) from error
+        raise damaged(path, error) from error
 
 
 class Tracks:

@@ -216,6 +216,25 @@ def test_every_kind_of_container_is_read_whole(tmp_path, name, codec):
     assert times(path) == [Fraction(i, 25) for i in range(5)]
 
 
+def test_a_limit_of_open_files_is_not_the_videos_fault(tmp_path):
+    resource = pytest.importorskip("resource")
+    path = make(tmp_path / "a.mp4", [gray(0)])
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        with pytest.raises(InputError, match=r"a\.mp4' cannot be read: Too many open files"):
+            list(read_frames(path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_codec_without_a_decoder_is_not_damage(tmp_path):
+    path = make(tmp_path / "a.mkv", [gray(0)], codec="ffv1")
+    path.write_bytes(path.read_bytes().replace(b"V_FFV1", b"V_NONE"))
+    with pytest.raises(InputError, match=r"a\.mkv' cannot be read: no decoder is known for its video stream"):
+        probe(path)
+
+
 def test_interlaced_pictures_are_told(tmp_path):
     options = (("preset", "ultrafast"), ("bf", "0"), ("x264-params", "interlaced=1"))
     path = make(tmp_path / "a.mp4", [gray(90)] * 2, options=options)
