@@ -76,8 +76,13 @@ def translated(source, output, **settings):
     return count, [str(warning.message) for warning in told]
 
 
-@pytest.mark.parametrize("source", ["s.mp4", "s.mkv", "s.ts", "s.mov"])
-@pytest.mark.parametrize("output", ["o.mp4", "o.mov", "o.mkv", "o.webm", "o.avi"])
+@pytest.mark.parametrize(
+    ("source", "output"),
+    [
+        *(("s.mp4", output) for output in ("o.mp4", "o.mov", "o.mkv", "o.webm", "o.avi")),
+        *((source, "o.mp4") for source in ("s.mkv", "s.ts", "s.mov")),
+    ],
+)
 def test_thirty_then_five_frames_a_second_stay_in_time(tmp_path, source, output):
     audio = [("aac", 48000, "mono", clicks(5), 0)]
     make(tmp_path / source, flashing(UNEVEN), UNEVEN, Fraction(5), audio=audio)
