@@ -75,11 +75,16 @@ def say_left_out(path: Path, kind: str) -> None:
     with reading(path), av.open(libav_name(path), metadata_errors="replace") as source:
         streams = {stream.type for stream in source.streams}
         covers = len(source.streams.video) > len(moving_pictures(source))
-        found = [name for name, kind_ in (("audio", "audio"), ("subtitles", "subtitle")) if kind_ in streams]
-        found += ["chapters"] * bool(source.chapters()) + ["cover"] * covers
+        parts = {
+            "audio": "audio" in streams,
+            "subtitles": "subtitle" in streams,
+            "chapters": bool(source.chapters()),
+            "cover": covers,
+        }
+    found = [name for name, is_there in parts.items() if is_there]
     if found:
-        is_ = "is" if len(found) == 1 and found != ["chapters"] and found != ["subtitles"] else "are"
-        say(path, f"its {' and '.join(found)} {is_} left out, as {kind} holds pictures alone")
+        verb = "are" if len(found) > 1 or found[0].endswith("s") else "is"
+        say(path, f"its {' and '.join(found)} {verb} left out, as {kind} holds pictures alone")
 
 
 @contextmanager
@@ -177,7 +182,8 @@ class Tracks:
 
     @property
     def _kind(self) -> str:
-        return f"{self._output.format.name}"
+        """The output's kind, as messages name it."""
+        return self._output.format.name
 
     def _add(self, track: _Track) -> None:
         # MP4 calls the title of a track its name.
@@ -287,10 +293,6 @@ class _Track:
 
     source: Stream
     target: Stream
-
-    @property
-    def start(self) -> Fraction | None:
-        return _start(self.source)
 
     def converted(self, packet: Packet, origin: Fraction, path: Path) -> Iterable[Packet]:
         """The packets of the output that a packet of the source becomes; an empty packet ends the stream."""
