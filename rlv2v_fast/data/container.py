@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 import numpy as np
 
 from rlv2v_fast.data import colour
+from rlv2v_fast.data.cropping import cropping_of
 from rlv2v_fast.data.info import DEFAULT_FPS, VideoInfo
 from rlv2v_fast.data.names import CONTAINERS, damaged, libav_name
 from rlv2v_fast.data.timing import TimedFrame, snapped
@@ -89,7 +90,8 @@ def probe_container(path: Path) -> VideoInfo:
         frame, start = first
         colours = _colours(path, frame)
         sideways = _is_transposed(frame)
-        width, height = (frame.height, frame.width) if sideways else (frame.width, frame.height)
+        height, width = cropping_of(path, container.format.name, stream.index).size(frame.height, frame.width)
+        height, width = (width, height) if sideways else (height, width)
         aspect = Fraction(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1) or Fraction(1)
         notes = colours.notes + _lost_marks(frame)
         if len(moving_pictures(container)) > 1:
@@ -145,7 +147,7 @@ def read_container(path: Path) -> Iterator[TimedFrame]:
             if size > path.stat().st_size:
                 raise damaged(path, "it ends early")
             is_whole = True
-        reader = _Reader(container, stream)
+        reader, cropped = _Reader(container, stream), cropping_of(path, container.format.name, stream.index)
         rate, tick = _rate(stream), stream.time_base or Fraction(0)
         origin: Fraction | None = None
         held: tuple[np.ndarray, Fraction] | None = None
@@ -160,7 +162,7 @@ def read_container(path: Path) -> Iterator[TimedFrame]:
                 start = max(start, held[1] + min(tick, 1 / rate))  # times that stand still or go back
                 gap = start - held[1]
                 yield TimedFrame(*held, gap)
-            held = _upright(colour.rgb(frame, reformatter), frame), start
+            held = _upright(cropped(colour.rgb(frame, reformatter)), frame), start
         # Matroska keeps no duration of its last frame, which may be long.
         if not is_whole and (reason := reader.tally.shortfall(container, stream)):
             raise damaged(path, reason)
