@@ -389,7 +389,8 @@ def test_a_build_that_fell_short_is_told_at_use(trained, videos, tmp_path, capsy
     told = {}
     for reason in ("no C++ compiler: 'c++' was not found on PATH", "left out by RLV2V_FAST_BUILD=none", None):
         monkeypatch.setattr("rlv2v_fast.ops.report.cpp_refusal", lambda _, reason=reason: reason)
-        assert run("translate", "--model", trained, source, tmp_path / "out.mp4", "--quiet", "--device", "cpu") == 0
+        output = [tmp_path / "out.mp4", "--overwrite", "--quiet", "--device", "cpu"]
+        assert run("translate", "--model", trained, source, *output) == 0
         told[reason] = capsys.readouterr().err
     first, *rest = told.values()
     assert first.startswith("rlv2v: the C++ operators are not there, and PyTorch does their work, more slowly: no C++ ")
