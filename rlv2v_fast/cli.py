@@ -54,7 +54,8 @@ class Train:
     run: Annotated[TrainConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=TrainConfig)
     config: Annotated[str | None, tyro.conf.arg(metavar="FILE|PRESET", help=_CONFIG_HELP, help_behavior_hint="")] = None
     resume: bool = False
-    """Continue the run in --out from its newest checkpoint, with its configuration; bit for bit on a CPU."""
+    """Continue the run in --out from its newest checkpoint, with its configuration; bit for bit on a CPU whose
+    threads OMP_NUM_THREADS counts."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,10 @@ class Translate:
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto."""
     chunk: int = 8
-    """Frames translated at once: fewer take less memory, and the result is the same."""
+    """Frames translated at once, at most. The result is the same."""
+    memory: Annotated[float | None, tyro.conf.arg(metavar="MIB", help_behavior_hint="")] = None
+    """MiB that the network may work with: as many frames are taken at once as fit, and the result is the same. Without
+    it a quarter of what is free, at most 3072."""
     max_height: Annotated[int | None, tyro.conf.arg(metavar="PIXELS", help_behavior_hint="")] = None
     """Make higher frames this high first."""
     fps: Annotated[float | None, tyro.conf.arg(metavar="FPS", help_behavior_hint="")] = None
@@ -237,6 +241,8 @@ def translate(command: Translate) -> None:
 
     if command.chunk < 1:
         raise InputError(f"chunk must be at least 1; got {command.chunk}")
+    if command.memory is not None and not command.memory > 0:
+        raise InputError(f"memory must be above 0 MiB; got {command.memory:g}")
     if command.max_height is not None and command.max_height < 1:
         raise InputError(f"max_height must be at least 1; got {command.max_height}")
     _rate(command.fps)
@@ -276,6 +282,8 @@ def _translate_one(command: Translate, model: Any, device: Any, source: Path, ou
         "direction": command.direction,
         "device": device,
         "chunk": command.chunk,
+        "memory": command.memory,
+        "tell": lambda sentence: print(f"rlv2v: {sentence}", file=sys.stderr),
         "max_height": command.max_height,
         "fps": _rate(command.fps),
     }

@@ -478,6 +478,10 @@ def test_bad_translation_input_is_one_sentence(trained, videos, tmp_path, capsys
     assert "o.mp4" in fails(capsys, "translate", *model, source, tmp_path / "nowhere" / "o.mp4")
     assert "is not a folder" in fails(capsys, "translate", "--model", tmp_path / "no", source, tmp_path / "o.mp4")
     assert "chunk" in fails(capsys, "translate", *model, source, tmp_path / "o.mp4", "--chunk", 0)
+    for memory in (0, "nan"):
+        assert "memory must be above 0 MiB" in fails(
+            capsys, "translate", *model, source, tmp_path / "o.mp4", "--memory", memory
+        )
     assert not (tmp_path / "o.mp4").exists()
 
 

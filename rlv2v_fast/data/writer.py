@@ -111,6 +111,10 @@ _FORMATS = {
     ),
 }
 OUTPUT_SUFFIXES = frozenset(_FORMATS)
+# Name of an encoder's option for how many frames it looks ahead, and its default. It holds them, so large frames have
+# fewer: 1920x1080 took 400 MB with the default of H.264, and takes 200 with 10 frames.
+_LOOKAHEAD = {"libx264": ("rc-lookahead", 40), "libx264rgb": ("rc-lookahead", 40), "libvpx-vp9": ("lag-in-frames", 25)}
+_LEAST_LOOKAHEAD, _PIXELS_AHEAD = 5, 2**24 * 5 // 4
 
 
 @dataclass(frozen=True)
@@ -545,6 +549,10 @@ class _ContainerSink:
             codec, options, pixels = "libx264rgb", {**options, "crf": "0"}, "rgb24"
         elif lossless:
             options, pixels = {"lossless": "1"}, "bgra"
+        if codec in _LOOKAHEAD:
+            name, usual = _LOOKAHEAD[codec]
+            ahead = max(_LEAST_LOOKAHEAD, min(usual, _PIXELS_AHEAD // (width * height)))
+            options = {**options, name: str(ahead)}
         rate = form.ticks if form.from_ticks else self._settings.fps
         stream = cast("VideoStream", self._container.add_stream(codec, rate=rate, options=options))
         stream.width, stream.height = width, height

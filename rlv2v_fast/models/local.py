@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from rlv2v_fast.models.budget import Cost
 from rlv2v_fast.models.discriminator import Verdict
 from rlv2v_fast.models.generator import START, GeneratorState
 from rlv2v_fast.nn.pixel_map import PixelMap, located
@@ -49,6 +50,13 @@ class LocalGenerator(PixelMap):
     def fuse(self) -> LocalGenerator:
         """self, unchanged: there is no normalization to fold."""
         return self
+
+    def cost(self) -> Cost:
+        """Its working memory, for budgets: frames in and out, or in plain PyTorch features, sines and layers."""
+        numbers = 8 * self.channels
+        if self.backend == "reference":
+            numbers = self.features.out_channels + 4 * max(self._FEATURES, self.head.in_channels)
+        return Cost(0, numbers * self.head.weight.element_size(), alone=True)
 
 
 class PatchDiscriminator(nn.Module):

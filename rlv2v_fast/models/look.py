@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from rlv2v_fast.looks.look import Look
+from rlv2v_fast.models.budget import Cost
 from rlv2v_fast.models.generator import START, GeneratorState
 
 
@@ -53,3 +54,7 @@ class LookGenerator(nn.Module):
     def fuse(self) -> LookGenerator:
         """self, unchanged: there is no normalization to fold."""
         return self
+
+    def cost(self) -> Cost:
+        """Its working memory, for budgets: frames as floats, in and out. Look computes them in bands."""
+        return Cost(0, 4 * 3 * 4, alone=True)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from rlv2v_fast.domains import DIRECTIONS, DOMAINS
 from rlv2v_fast.errors import InputError
+from rlv2v_fast.models.budget import MIB, Portion, default_budget, portion
 from rlv2v_fast.models.card import CARD_FILE, model_card
 from rlv2v_fast.models.discriminator import Discriminator
 from rlv2v_fast.models.generator import OUTPUTS, START, STRIDE, Generator
@@ -33,6 +34,8 @@ DISCRIMINATORS: dict[str, type[nn.Module]] = {"pooling": Discriminator, "patch":
 FORMAT = 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+# Frames that translating takes at once, at most, where nothing else is asked for.
+CHUNK = 8
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class ModelConfig:
 def _signed(video: Tensor) -> Tensor:
     """video, uint8 or floats in [-1, 1], as floats in [-1, 1]; ValueError for anything else."""
     if video.dtype == torch.uint8:
-        return video.float() / 127.5 - 1
+        return video.float().div_(127.5).sub_(1)
     if not video.is_floating_point():
         raise ValueError(f"video must be floats in [-1, 1] or uint8; got {video.dtype}")
     # Far below a step of 8 bits, far above what arithmetic leaves.
@@ -86,7 +89,7 @@ def _signed(video: Tensor) -> Tensor:
 
 def _bytes(video: Tensor) -> Tensor:
     """Floats in [-1, 1] as uint8."""
-    return ((video + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return (video + 1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
 class RLV2VGAN(nn.Module):
@@ -134,13 +137,15 @@ class RLV2VGAN(nn.Module):
         """generators_ema <- decay generators_ema + (1 - decay) generators; buffers are copied."""
         soft_update(self.generators_ema, self.generators, 1.0 - decay)
 
-    def translate(self, video: Tensor, direction: str = "x2y", *, chunk: int = 8) -> Tensor:
+    def translate(
+        self, video: Tensor, direction: str = "x2y", *, chunk: int = CHUNK, memory: float | None = None
+    ) -> Tensor:
         """The translation of a video by the averaged generator, in eval mode.
 
         Args:
             video: (B, T, C, H, W) or (T, C, H, W), any H and W: floats in [-1, 1], or uint8, 0 to 255.
             direction: "x2y" or "y2x".
-            chunk: frames in one call of the network. Fewer need less memory; the result is the same.
+            chunk, memory: as of portion. The result is the same.
 
         Returns:
             A tensor of the same shape; of uint8 where video is.
@@ -153,30 +158,60 @@ class RLV2VGAN(nn.Module):
         batch = video if video.dim() == 5 else video.unsqueeze(0)
         if batch.shape[1] < 1:
             raise ValueError("video must hold at least one frame; got T=0")
-        if chunk < 1:
-            raise ValueError(f"chunk must be at least 1; got {chunk}")
-        parts = batch.split(chunk, dim=1)
-        output = torch.cat(list(self.translate_stream(iter(parts), direction)), dim=1)
+        (output,) = self.translate_stream(iter([batch]), direction, chunk=chunk, memory=memory)
         return output if video.dim() == 5 else output.squeeze(0)
 
     @torch.no_grad()
-    def translate_stream(self, pieces: Iterator[Tensor], direction: str = "x2y") -> Iterator[Tensor]:
+    def translate_stream(
+        self, pieces: Iterator[Tensor], direction: str = "x2y", *, chunk: int = CHUNK, memory: float | None = None
+    ) -> Iterator[Tensor]:
         """The translations of consecutive pieces (B, t, C, H, W) of one video, each as translate takes and gives it.
 
         The state is carried from piece to piece. The generator is a copy of the averaged one, made at the first piece,
-        with its normalizations folded into its convolutions.
+        with its normalizations folded into its convolutions. chunk, memory: as of portion.
         """
+        generator = copy.deepcopy(self._averaged(direction)).eval().fuse()
+        state = START
+        for piece in pieces:
+            if piece.dim() != 5:
+                raise ValueError(f"video must have shape (B, T, C, H, W); got {tuple(piece.shape)}")
+            batch, height, width = piece.shape[0], *piece.shape[-2:]
+            at_once = self.portion(height, batch * width, direction, chunk=chunk, memory=memory)
+            parts = []
+            for part in piece.split(at_once.frames, dim=1):
+                output, state = generator.stream(pad_to_stride(_signed(part)), state)
+                output = output[..., :height, :width]
+                parts.append(_bytes(output) if piece.dtype == torch.uint8 else output)
+            yield parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def portion(
+        self, height: int, width: int, direction: str = "x2y", *, chunk: int = CHUNK, memory: float | None = None
+    ) -> Portion:
+        """How many frames of height x width pixels are translated in one call of the network.
+
+        Args:
+            direction: "x2y" or "y2x".
+            chunk: frames at once, at most.
+            memory: MiB that a call may work with, beside the weights and the frames that come and go. None stands for
+                a quarter of what is free, and at most 3072. A frame is the least.
+
+        Raises:
+            ValueError: chunk is less than 1, or memory is not above 0.
+        """
+        if chunk < 1:
+            raise ValueError(f"chunk must be at least 1; got {chunk}")
+        if memory is not None and not memory > 0:
+            raise ValueError(f"memory must be above 0 MiB; got {memory:g}")
+        budget = default_budget(self.device) if memory is None else memory * MIB
+        return portion(self._averaged(direction).cost(), height * width, budget, chunk)
+
+    def _averaged(self, direction: str) -> Generator | LocalGenerator | LookGenerator:
+        """The averaged generator of a direction."""
         if direction not in DIRECTIONS:
             raise InputError(f"direction must be one of {', '.join(DIRECTIONS)}; got {direction!r}")
         averaged = self.generators_ema[DIRECTIONS[direction]]
         assert isinstance(averaged, (Generator, LocalGenerator, LookGenerator))
-        generator = copy.deepcopy(averaged).eval().fuse()
-        state = START
-        for piece in pieces:
-            height, width = piece.shape[-2:]
-            output, state = generator.stream(pad_to_stride(_signed(piece)), state)
-            output = output[..., :height, :width]
-            yield _bytes(output) if piece.dtype == torch.uint8 else output
+        return averaged
 
     def stream(self, frames: Iterable[Frame], direction: str = "x2y") -> Iterator[Frame]:
         """Translate frames as they come: `for frame in model.stream(camera)`. No frame waits for the next.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
@@ -16,13 +16,13 @@ import torch
 from rlv2v_fast.data.scale import lowered, scaled
 from rlv2v_fast.data.timing import TimedFrame, at_rate
 from rlv2v_fast.data.tracks import say, say_left_out
-from rlv2v_fast.data.video import probe, read_timed, to_uint8
+from rlv2v_fast.data.video import probe, read_timed
 from rlv2v_fast.data.writer import Pace, VideoWriter, pace
 from rlv2v_fast.data.y4m import Y4mReader, Y4mWriter
 from rlv2v_fast.errors import InputError
 from rlv2v_fast.looks.look import Look
-from rlv2v_fast.models.rlv2vgan import RLV2VGAN
-from rlv2v_fast.train.frames import pieces
+from rlv2v_fast.models.rlv2vgan import CHUNK, RLV2VGAN
+from rlv2v_fast.train.translate import translated
 
 PIPE = Path("-")
 
@@ -34,9 +34,11 @@ def translate_pipe(
     *,
     direction: str = "x2y",
     device: torch.device,
-    chunk: int = 8,
+    chunk: int = CHUNK,
+    memory: float | None = None,
     max_height: int | None = None,
     fps: Fraction | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> int:
     """The number of frames that were translated, from or to a pipe of raw video (data/y4m.py), or both.
 
@@ -45,7 +47,7 @@ def translate_pipe(
 
     Args:
         source, output: a video as translate_file takes it, or "-" for standard input and output.
-        direction, device, chunk, max_height, fps: as translate_file takes them. Raw video has one rate: a source whose
+        direction, device, chunk, memory, max_height, fps, tell: as translate_file takes them. Raw video has one rate: a source whose
             rate varies is resampled.
 
     Raises:
@@ -92,8 +94,8 @@ def translate_pipe(
                 yield scaled(frame.pixels, size)
 
         count = 0
-        for piece in model.translate_stream(pieces(pixels(), chunk, device), direction):
-            for frame in to_uint8(piece[0].cpu()):
+        for piece in translated(model, pixels(), size, direction, device, chunk, memory, tell):
+            for frame in piece:
                 start, duration = times.popleft()
                 if isinstance(writer, VideoWriter):
                     writer.write(frame, start, duration)

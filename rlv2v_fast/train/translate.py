@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from rlv2v_fast.data.scale import lowered, scaled
 from rlv2v_fast.data.timing import TimedFrame, at_rate
 from rlv2v_fast.data.tracks import say
-from rlv2v_fast.data.video import probe, read_timed, to_uint8
+from rlv2v_fast.data.video import probe, read_timed, to_tensor, to_uint8
 from rlv2v_fast.data.writer import VideoWriter, check_target, pace
 from rlv2v_fast.looks.cube import read_cube
 from rlv2v_fast.looks.look import Look
-from rlv2v_fast.models.rlv2vgan import RLV2VGAN
+from rlv2v_fast.models.budget import MIB
+from rlv2v_fast.models.rlv2vgan import CHUNK, RLV2VGAN
 from rlv2v_fast.train.checkpoint import model_folder
-from rlv2v_fast.train.frames import pieces
 
 
 def load_model(path: Path, device: torch.device, *, backend: str = "auto") -> RLV2VGAN | Look:
@@ -41,10 +43,12 @@ def translate_file(
     *,
     direction: str = "x2y",
     device: torch.device | None = None,
-    chunk: int = 8,
+    chunk: int = CHUNK,
+    memory: float | None = None,
     max_height: int | None = None,
     fps: Fraction | None = None,
     quiet: bool = True,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> int:
     """The number of frames of a video file that were translated and written to output.
 
@@ -57,10 +61,12 @@ def translate_file(
         source: video file, gif, webp or folder of frames.
         output: mp4, mov, mkv, webm, avi, gif or webp by suffix; no suffix writes a folder of png.
         direction: "x2y" or "y2x".
-        chunk: frames translated at once.
+        chunk, memory: frames at once, at most, and MiB for the network to work with, as of RLV2VGAN.portion. A look
+            takes one frame at a time and a few MiB beside it.
         max_height: frames that are higher, in pixels, are made smaller first, in their shape.
         fps: frames per second of the output, which are then equally far apart; those of a folder of frames, which
             has no times. Each frame keeps its time by default.
+        tell: called with a sentence where a single frame takes more than that memory.
 
     Raises:
         InputError: source cannot be read, or output cannot be written.
@@ -93,13 +99,47 @@ def translate_file(
         VideoWriter(output, *size, speed.fps, source, like=info, constant=speed.constant) as writer,
         tqdm(total=info.frames, unit="frame", disable=quiet) as bar,
     ):
-        for piece in model.translate_stream(pieces(pixels(), chunk, device), direction):
-            for frame in to_uint8(piece[0].cpu()):
+        for piece in translated(model, pixels(), size, direction, device, chunk, memory, tell):
+            for frame in piece:
                 writer.write(frame, *times.popleft())
                 count += 1
-            bar.update(piece.shape[1])
+            bar.update(len(piece))
     repeated = writer.resampled[0]
     if fps is None and (repeated or count < read):
         at = f"it shows {float(speed.fps):g} frames a second at a constant rate"
         say(output, f"{at}: {repeated} frames are repeats, and {read - count} of the source are left out")
     return count
+
+
+def translated(
+    model: RLV2VGAN | Look,
+    frames: Iterable[np.ndarray],
+    size: tuple[int, int],
+    direction: str,
+    device: torch.device,
+    chunk: int,
+    memory: float | None,
+    tell: Callable[[str], None],
+) -> Iterator[np.ndarray]:
+    """The translations of a video's frames of size (width, height), as many at once as memory allows: (t, H, W, 3)."""
+    if not isinstance(model, RLV2VGAN):
+        floats = (to_tensor(frame[None]).unsqueeze(0).to(device) for frame in frames)
+        yield from (to_uint8(output[0]) for output in model.translate_stream(floats, direction))
+        return
+    width, height = size
+    at_once = model.portion(height, width, direction, chunk=chunk, memory=memory)
+    if at_once.bytes > at_once.budget:
+        tell(
+            f"a frame of {width}x{height} pixels cannot be divided in this network and takes about "
+            f"{at_once.bytes / MIB:.3g} MiB; memory allows {at_once.budget / MIB:.3g} MiB"
+        )
+    pieces = _pieces(frames, at_once.frames, device)
+    for output in model.translate_stream(pieces, direction, chunk=chunk, memory=memory):
+        yield output[0].movedim(1, -1).cpu().numpy()
+
+
+def _pieces(frames: Iterable[np.ndarray], count: int, device: torch.device) -> Iterator[Tensor]:
+    """Tensors (1, t, 3, H, W) of at most `count` consecutive frames each, uint8."""
+    stream = iter(frames)
+    while group := list(itertools.islice(stream, count)):
+        yield torch.from_numpy(np.stack(group)).movedim(-1, 1).unsqueeze(0).to(device)

@@ -52,6 +52,20 @@ def test_glow_brightens_around_a_light():
     torch.testing.assert_close(found[0, 1], x[0, 1])
 
 
+@pytest.mark.parametrize("size", [(9, 70), (300, 270), (517, 300)])
+@pytest.mark.parametrize("colour_only", [True, False])
+def test_bands_of_rows_change_no_bit(monkeypatch, size, colour_only):
+    parts = {} if colour_only else {"place": video(8), "neighbourhood": video(8).abs() / 3}
+    look = changed(table=torch.rand(3, 5, 5, 5, generator=torch.Generator().manual_seed(1)), **parts)
+    x = video(2, 3, *size)
+    found = []
+    for band in (2**30, 2**13, 1):
+        monkeypatch.setattr("rlv2v_fast.looks.look._BAND", band)
+        found.append(look.apply(x))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
 def test_a_look_does_not_depend_on_the_resolution():
     small = torch.nn.functional.interpolate(video(1, 3, 8, 8), 64, mode="bicubic").clamp(-1, 1)
     large = torch.nn.functional.interpolate(small, 256, mode="bilinear")

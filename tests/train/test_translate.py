@@ -177,6 +177,17 @@ def test_untagged_colours_are_kept(tmp_path, size, matrix, output):
     assert np.abs(next(read_frames(tmp_path / output))[8, 8].astype(int) - (198, 28, 28)).max() <= 3
 
 
+@pytest.mark.parametrize("generator", ["unet", "local", "look"])
+def test_a_file_is_the_same_whatever_memory_is_allowed(tmp_path, generator):
+    model = RLV2VGAN(ModelConfig(width=2, critics=0, generator=generator)).eval()
+    source, told = write(tmp_path / "in.mp4", 5), []
+    for name, memory in (("few", 0.001), ("many", 100)):
+        translate_file(model, source, tmp_path / name, memory=memory, tell=told.append)
+    few, many = (np.stack(list(read_frames(tmp_path / name))) for name in ("few", "many"))
+    assert (few == many).all()
+    assert [sentence.partition(" in ")[0] for sentence in told] == ["a frame of 32x24 pixels cannot be divided"]
+
+
 def test_directions_differ(tmp_path, model):
     source = write(tmp_path / "in.mp4", 3, height=16, width=16)
     for direction in ("x2y", "y2x"):
