@@ -17,10 +17,8 @@ install: .venv/installed ## install the package, editable, and its tools for tes
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,bench]'
 	touch $@
 
-# Every core for the demo. Waiting threads spin briefly, then sleep: endless spinning starves a machine that is doing
-# something else, and sleeping at once halves the speed (0.62 s an iteration on 2 cores against 0.32, 0.30 when spinning).
 demo: .venv/installed ## learn Figure 1's task in about 4 minutes, into runs/demo
-	env -u OMP_NUM_THREADS GOMP_SPINCOUNT=30000 $(BIN)/rlv2v demo
+	env -u OMP_NUM_THREADS $(BIN)/rlv2v demo
 
 # worksteal keeps the tests of a file together, which share what is slow to set up.
 test: .venv/installed lint ## lint, then every test that this machine can run

@@ -15,6 +15,7 @@ ALLOWED = {
     "errors": set(),
     "files": {"errors"},
     "waiting": set(),
+    "machine": set(),
     "domains": set(),
     "looks": {"looks", "files", "errors"},
     "extension": set(),
@@ -33,7 +34,7 @@ ALLOWED = {
     },
     "flags": {"errors"},
     "cli": {"train", "models", "ops", "data", "metrics", "looks", "files", "flags", "errors", "rlv2v_fast"},
-    "__main__": {"cli"},
+    "__main__": {"cli", "machine", "train"},
 }
 # Third-party packages only some layers may see.
 GUARDED = {

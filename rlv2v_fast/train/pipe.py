@@ -47,8 +47,8 @@ def translate_pipe(
 
     Args:
         source, output: a video as translate_file takes it, or "-" for standard input and output.
-        direction, device, chunk, memory, max_height, fps, tell: as translate_file takes them. Raw video has one rate: a source whose
-            rate varies is resampled.
+        direction, device, chunk, memory, max_height, fps, tell: as translate_file takes them. Raw video has one rate:
+            a source whose rate varies is resampled.
 
     Raises:
         InputError: source cannot be read, or output cannot be written.

@@ -17,7 +17,7 @@ from rlv2v_fast.errors import InputError, TrainingDivergedError
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN, ModelConfig
 from rlv2v_fast.nn.norm import SyncBatchNorm, evaluating
 from rlv2v_fast.rl.replay import Transitions
-from rlv2v_fast.train import distributed
+from rlv2v_fast.train import distributed, threads
 from rlv2v_fast.train.checkpoint import load_state, save_checkpoint
 from rlv2v_fast.train.config import TrainConfig, changed_fields, from_dict, to_dict
 from rlv2v_fast.train.logging import preview_sheet, save_preview
@@ -84,6 +84,10 @@ class Trainer:
         Raises:
             TrainingDivergedError: a loss is NaN or infinite.
         """
+        with threads.iteration(self.device):
+            return self._iterate()
+
+    def _iterate(self) -> dict[str, float]:
         self.model.train()
         self._schedule()
         real = {domain: self._draw(domain) for domain in DOMAINS}
