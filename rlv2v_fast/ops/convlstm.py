@@ -44,7 +44,9 @@ def convlstm(
         peephole: (3, K), weights of c on i, f and o; None for none.
         lengths: (B,) integers in [0, T]; from step lengths[b] on, sample b holds its state and outputs zeros.
         exact: True sums as a plain convolution does. False lets a fused kernel use Winograd's algorithm for 3x3 and 5x5
-            kernels in float32: up to 1e-5 of absolute error in the output, and 3e-5 of its largest entry in a gradient.
+            kernels in float32: up to 1e-5 m of absolute error in the output, and 3e-5 m of its largest entry in a
+            gradient, where m is the largest magnitude of x and h0, or 1. Tiles that see values which are not finite, or
+            some 4096 times as large as all that one of their pixels sees, are summed as a plain convolution does.
         memory: what a fused kernel keeps for the backward. "fast" keeps the gates, "low" recomputes them.
         cuda_graph: replay the Triton sequence as a CUDA graph captured at the first call with these shapes; only for
             inference on a GPU, and ignored by the other backends.

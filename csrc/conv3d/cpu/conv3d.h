@@ -51,10 +51,6 @@ struct Conv3dGradWeight {
   T* grad_energies;            // of the gradients, (clips, frames, vectors, tiles), without their patches' borders
 };
 
-// Winograd's sums round relative to the largest value of a patch of 6x6 pixels. Where that is larger by this than all
-// values that some result sees, a plain convolution would be more exact by about a thousandth of the result.
-constexpr float kConv3dRange = 4096;
-
 // What is computed at once: some tiles of some frames of one clip.
 struct Conv3dBlock {
   int64_t clip, frame, frames, tile, tiles;

@@ -1,6 +1,7 @@
 #include "conv3d/cpu/direct_simd.h"
 
 #include "common/tile_product.h"
+#include "common/winograd_guard.h"
 #include "conv3d/cpu/pixels.h"
 
 namespace rlv2v::RLV2V_ISA {
@@ -116,32 +117,21 @@ void weight_channels(const Conv3dGradWeight<T>& call, int64_t begin, int64_t end
   std::memcpy(call.grad_bias, sums, s.outputs * sizeof(T));
 }
 
-// Values that large overflow in Winograd's transform.
-constexpr float kLargest = 1e30f;
-
 }  // namespace
 
 bool conv3d_is_unsafe(const Frame<const float>& frame, const Conv3dShape& s, int64_t tile) {
   const Place place = place_of(s, tile);
-  float largest[kPatchPixels] = {}, patch[kPatchPixels], overall = 0;
+  float largest[kPatchPixels] = {}, patch[kPatchPixels];
   for (int64_t c = 0; c < s.channels; ++c) {
     gather_patch(frame, c, s, place, patch);
     for (int64_t p = 0; p < kPatchPixels; ++p) {
       const float size = patch[p] < 0 ? -patch[p] : patch[p];
-      if (!(size <= kLargest)) return true;
-      if (size > largest[p]) largest[p] = size;
+      // Not the larger one, which NaN would not be.
+      if (!(size <= largest[p])) largest[p] = size;
+      if (!(size <= kWinogradLargest)) return true;
     }
   }
-  for (int64_t p = 0; p < kPatchPixels; ++p) overall = largest[p] > overall ? largest[p] : overall;
-  for (int64_t p = 0; p < 16; ++p) {
-    float near = 0;
-    for (int64_t tap = 0; tap < 9; ++tap) {
-      const float size = largest[(p / 4 + tap / 3) * kPatchSide + p % 4 + tap % 3];
-      near = size > near ? size : near;
-    }
-    if (near > 0 && overall > kConv3dRange * near) return true;
-  }
-  return false;
+  return patch_is_unsafe<3>(largest);
 }
 
 #define RLV2V_DEFINE(T)                                                                                        \

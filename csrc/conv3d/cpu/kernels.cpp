@@ -9,6 +9,7 @@
 
 #include "common/parallel.h"
 #include "common/scratch.h"
+#include "common/winograd_guard.h"
 #include "conv3d/cpu/direct_simd.h"
 #include "conv3d/cpu/pack_simd.h"
 #include "conv3d/cpu/winograd_simd.h"
@@ -91,7 +92,7 @@ UnsafeTiles find_unsafe(const Frame<const float>* frames, int64_t count, const C
         finite = finite && std::isfinite(sum);
       }
       // Infinity where the least is large: then no finite sum is far from it.
-      const float safe = kConv3dRange * kConv3dRange * least;
+      const float safe = kWinogradRange * kWinogradRange * least;
       if (finite && most <= safe && tiles >= kFewTiles) continue;
       for (int64_t i = 0; i < tiles; ++i) {
         if (std::isfinite(sums[i]) && sums[i] <= safe && tiles >= kFewTiles) continue;

@@ -1,4 +1,6 @@
 // The time loop backward.
+#include <memory>
+
 #include "convlstm/cpu/kernels.h"
 
 namespace rlv2v {
@@ -9,16 +11,18 @@ namespace {
 // each other twice in each.
 constexpr int64_t kWeightBytes = 8 << 20;
 constexpr int64_t kWeightTiles = 96;
+// Of the pixels that are not zero, one in so many at least has a value near the largest, or it is taken for an outlier.
+constexpr int64_t kEvenShare = 16;
 
 // The gradients of weight and bias, summed over spans of steps. The sums are large, so a span must hold enough tiles to
 // repay reading and writing them.
 template <class T>
 class WeightGradient {
  public:
-  WeightGradient(const ConvLSTMInputs<T>& in, bool winograd)
-      : shape_(in.shape),
+  WeightGradient(const ConvLSTMShape& shape, bool winograd)
+      : shape_(shape),
         winograd_(winograd),
-        size_(sums_size(in.shape, winograd)),
+        size_(sums_size(shape, winograd)),
         sums_(size_),
         span_sums_(winograd ? 0 : size_) {
     fill_zero(sums_.get(), size_);
@@ -31,7 +35,11 @@ class WeightGradient {
 
   void add(const ConvLSTMGradWeight<T>& span) {
     if constexpr (sizeof(T) == sizeof(float))
-      if (winograd_) return add_winograd(span);
+      if (winograd_) {
+        if (is_safe(span)) return add_winograd(span);
+        if (!exact_) exact_ = std::make_unique<WeightGradient<T>>(shape_, false);
+        return exact_->add(span);
+      }
     const int64_t total = span.steps * shape_.batch;
     const int64_t bytes = RLV2V_BEST(direct_weight_scratch(span, 1)) * sizeof(T);
     const int64_t most = std::max<int64_t>(1, kWeightBytes / bytes);
@@ -56,6 +64,7 @@ class WeightGradient {
         parallel_for(0, shape_.inputs(), 4, [&](int64_t begin, int64_t end) {
           RLV2V_BEST(winograd_weight_finish(shape_, sums_.get(), begin, end, grad_weight, grad_bias));
         });
+        if (exact_) add_exact(grad_weight, grad_bias);
         return;
       }
     parallel_for(0, 4 * shape_.hidden, 4, [&](int64_t begin, int64_t end) {
@@ -64,6 +73,36 @@ class WeightGradient {
   }
 
  private:
+  // Whether Winograd's sums over a span are those of a plain convolution but for rounding: all values are finite, and
+  // the largest are not so few and so far from the others that their rounding exceeds what the others add.
+  bool is_safe(const ConvLSTMGradWeight<float>& span) {
+    const Images inputs[] = {{span.x, shape_.channels}, {span.h, shape_.hidden}};
+    const Images grads[] = {{span.grad_gates, 4 * shape_.hidden}};
+    return is_even(inputs, 2, span.steps) && is_even(grads, 1, span.steps);
+  }
+
+  bool is_even(const Images* images, int count, int64_t steps) {
+    const int64_t pixels = steps * shape_.pixels();
+    const Scratch<float> largest(pixels);
+    const float most = find_magnitudes(images, count, pixels, largest.get()).most;
+    if (!(most <= kWinogradLargest)) return false;
+    int64_t near = 0, any = 0;
+    for (int64_t i = 0; i < pixels; ++i) {
+      any += largest.get()[i] > 0;
+      near += largest.get()[i] * kWinogradRange > most;
+    }
+    return near * kEvenShare >= any;
+  }
+
+  // Adds the gradients of the spans that were summed as a plain convolution.
+  void add_exact(T* grad_weight, T* grad_bias) {
+    const int64_t rows = 4 * shape_.hidden, row = shape_.inputs() * shape_.taps();
+    const Scratch<T> weight(rows * row), bias(rows);
+    exact_->finish(weight.get(), bias.get());
+    for (int64_t i = 0; i < rows * row; ++i) grad_weight[i] += weight.get()[i];
+    for (int64_t i = 0; i < rows; ++i) grad_bias[i] += bias.get()[i];
+  }
+
   static int64_t sums_size(const ConvLSTMShape& shape, bool winograd) {
     if (winograd) return RLV2V_BEST(winograd_weight_sums(shape));
     return RLV2V_BEST(direct_weight_sums(shape, static_cast<const T*>(nullptr)));
@@ -97,6 +136,8 @@ class WeightGradient {
   const bool winograd_;
   const int64_t size_;
   Scratch<T> sums_, span_sums_;
+  // Of the spans that Winograd's sums would spoil.
+  std::unique_ptr<WeightGradient<T>> exact_;
 };
 
 // The steps backwards, from the last. The gradients of the gates go to a ring of two spans of steps: while the weight
@@ -120,7 +161,7 @@ class Backward {
         grad_x_(grads.x.data ? in.shape.pixels() * in.shape.channels : 0),
         x_(span_ * in.shape.pixels() * in.shape.channels),
         h_(span_ * state_) {
-    if (grads.weight) weight_.emplace(in, kernels_.winograd());
+    if (grads.weight) weight_.emplace(in.shape, kernels_.winograd());
   }
 
   void run() {

@@ -4,6 +4,7 @@
 
 #include "common/tile_product.h"
 #include "common/winograd.h"
+#include "common/winograd_guard.h"
 #include "convlstm/cpu/state_update.h"
 
 namespace rlv2v::RLV2V_ISA {
@@ -267,7 +268,50 @@ RLV2V_INLINE void for_kernel(const ConvLSTMShape& s, const Body& body) {
     body(std::integral_constant<int, 5>{});
 }
 
+// The bits of floats without their signs are ordered as the floats are, and those of NaN come last.
+using Bits = typename VectorOf<float>::bits;
+
+Bits larger_bits(Bits a, Bits b) {
+  const Bits first = a > b;
+  return (a & first) | (b & ~first);
+}
+
+template <int kTaps>
+bool find_unsafe(const ConvLSTMShape& s, const float* largest, int64_t begin, int64_t end, char* unsafe) {
+  bool any = false;
+  for (int64_t i = begin; i < end; ++i) {
+    const Tile tile = tile_of<kTaps>(s, i);
+    const float* pixels[kPatch * kPatch];
+    float patch[kPatch * kPatch];
+    find_pixels<kPatch>(s, largest + tile.frame * s.height * s.width, 1, tile.y - kTaps / 2, tile.x - kTaps / 2,
+                        pixels);
+    for (int p = 0; p < kPatch * kPatch; ++p) patch[p] = pixels[p] ? *pixels[p] : 0;
+    unsafe[i] = patch_is_unsafe<kTaps>(patch);
+    any = any || unsafe[i];
+  }
+  return any;
+}
+
 }  // namespace
+
+void winograd_magnitudes(const float* frames, int64_t channels, int64_t begin, int64_t end, bool join, float* largest) {
+  for (int64_t pixel = begin; pixel < end; ++pixel) {
+    const float* from = frames + pixel * channels;
+    Bits most{};
+    for (int64_t v = 0; v < vectors_for<float>(channels); ++v)
+      most = larger_bits(most, (Bits)load_part(from + v * kWidth, lanes_of<float>(v, channels)) & 0x7fffffff);
+    int32_t found = 0;
+    if (join) std::memcpy(&found, largest + pixel, sizeof found);
+    for (int l = 0; l < kWidth; ++l) found = most[l] > found ? most[l] : found;
+    std::memcpy(largest + pixel, &found, sizeof found);
+  }
+}
+
+bool winograd_unsafe(const ConvLSTMShape& s, const float* largest, int64_t begin, int64_t end, char* unsafe) {
+  bool any = false;
+  for_kernel(s, [&](auto taps) { any = find_unsafe<taps.value>(s, largest, begin, end, unsafe); });
+  return any;
+}
 
 int64_t winograd_fwd_scratch(const ConvLSTMStep<float>& step) {
   return kPositions * fwd_tiles(step.shape) * (tile_stride(step.shape.inputs()) + 4 * kWidth);

@@ -14,6 +14,13 @@ RLV2V_HD int64_t winograd_tiles(const ConvLSTMShape& s) {
 
 }  // namespace rlv2v
 
+// The largest absolute value of each of the pixels [begin, end) over its channels, NaN where one is; `join`: or what is
+// there, if that is larger.
+RLV2V_DECLARE_SIMD(void winograd_magnitudes(const float* frames, int64_t channels, int64_t begin, int64_t end,
+                                            bool join, float* largest))
+// Writes which of the tiles [begin, end) need a direct convolution; gives whether any does.
+RLV2V_DECLARE_SIMD(bool winograd_unsafe(const ConvLSTMShape&, const float* largest, int64_t begin, int64_t end,
+                                        char* unsafe))
 RLV2V_DECLARE_SIMD(int64_t winograd_fwd_scratch(const ConvLSTMStep<float>&))
 RLV2V_DECLARE_SIMD(void winograd_fwd(const ConvLSTMStep<float>&, int64_t begin, int64_t end, float* scratch))
 RLV2V_DECLARE_SIMD(int64_t winograd_bwd_scratch(const ConvLSTMGradStep<float>&))
