@@ -5,7 +5,10 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
+
+#include "common/half.h"
 
 #ifdef __AVX2__
 #include <immintrin.h>
@@ -38,10 +41,50 @@ struct VectorOf<double> {
   typedef int64_t bits __attribute__((vector_size(kVectorBytes)));
 };
 
+// 16-bit numbers are floats in registers.
+template <>
+struct VectorOf<BFloat16> : VectorOf<float> {};
+template <>
+struct VectorOf<Half> : VectorOf<float> {};
+
 template <class T>
 using Vec = typename VectorOf<T>::type;
 template <class T>
-constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(Wide<T>));
+
+// Half a vector of 16-bit numbers, as many as a vector of floats has.
+typedef uint16_t Bits16 __attribute__((vector_size(kVectorBytes / 2)));
+typedef uint32_t Bits32 __attribute__((vector_size(kVectorBytes)));
+
+template <class T>
+RLV2V_INLINE Vec<float> widen_lanes(const Bits16& numbers) {
+  const Bits32 bits = __builtin_convertvector(numbers, Bits32);
+  if constexpr (std::is_same_v<T, BFloat16>) return (Vec<float>)(bits << 16);
+  // The exponent's bias grows from 15 to 127; a factor does that for numbers below the normal ones, too.
+  const Bits32 magnitude = bits & 0x7fff, sign = (bits & 0x8000) << 16;
+  const Bits32 finite = (Bits32)((Vec<float>)(magnitude << 13) * 0x1p112f), other = magnitude << 13 | 0x7f800000;
+  const Bits32 is_finite = (Bits32)(magnitude < 0x7c00);
+  return (Vec<float>)(sign | (finite & is_finite) | (other & ~is_finite));
+}
+
+// Rounds to nearest, ties to even.
+template <class T>
+RLV2V_INLINE Bits16 narrow_lanes(const Vec<float>& values) {
+  const Bits32 bits = (Bits32)values, is_nan = (Bits32)(values != values);
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    const Bits32 rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    return __builtin_convertvector((rounded & ~is_nan) | (0x7fc0 & is_nan), Bits16);
+  }
+  const Bits32 sign = bits & 0x80000000, magnitude = bits ^ sign;
+  // 65520 and more are infinite. Below the normal numbers an addition leaves the right bits at the end, rounded.
+  const Bits32 is_large = (Bits32)(magnitude >= 0x477ff000), is_small = (Bits32)(magnitude < 0x38800000);
+  const Bits32 normal = (magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13;
+  const Bits32 small = (Bits32)((Vec<float>)magnitude + 0.5f) - 0x3f000000;
+  Bits32 half = (small & is_small) | (normal & ~is_small);
+  half = (half & ~is_large) | (0x7c00 & is_large);
+  half = (half & ~is_nan) | (0x7e00 & is_nan);
+  return __builtin_convertvector(half | sign >> 16, Bits16);
+}
 
 template <class T>
 RLV2V_INLINE Vec<T> broadcast(T value) {
@@ -50,54 +93,76 @@ RLV2V_INLINE Vec<T> broadcast(T value) {
 
 template <class T>
 RLV2V_INLINE Vec<T> load(const T* from) {
-  Vec<T> v;
-  std::memcpy(&v, from, sizeof v);
-  return v;
+  if constexpr (sizeof(T) == 2) {
+    Bits16 numbers;
+    std::memcpy(&numbers, from, sizeof numbers);
+    return widen_lanes<T>(numbers);
+  } else {
+    Vec<T> v;
+    std::memcpy(&v, from, sizeof v);
+    return v;
+  }
 }
 
 template <class T>
 RLV2V_INLINE void store(T* to, const Vec<T>& v) {
-  std::memcpy(to, &v, sizeof v);
+  if constexpr (sizeof(T) == 2) {
+    const Bits16 numbers = narrow_lanes<T>(v);
+    std::memcpy(to, &numbers, sizeof numbers);
+  } else {
+    std::memcpy(to, &v, sizeof v);
+  }
 }
 
 // The first `lanes` elements, and zero in the other lanes. Only the last vector of a range has fewer than kLanes.
 template <class T>
 RLV2V_INLINE Vec<T> load_part(const T* from, int64_t lanes) {
   if (lanes == kLanes<T>) return load(from);
-#ifdef __AVX512F__
-  const unsigned mask = (1u << lanes) - 1;
-  if constexpr (sizeof(T) == 4)
-    return (Vec<T>)_mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), from);
-  else
-    return (Vec<T>)_mm512_maskz_loadu_pd(static_cast<__mmask8>(mask), from);
-#elif defined(__AVX2__)
-  // Not for stores: processors of AMD take many times as long for masked ones.
-  if constexpr (sizeof(T) == 4) {
-    const __m256i places = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    return (Vec<T>)_mm256_maskload_ps(from, _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(lanes)), places));
+  if constexpr (sizeof(T) == 2) {
+    Bits16 numbers{};
+    std::memcpy(&numbers, from, lanes * sizeof(T));
+    return widen_lanes<T>(numbers);
   } else {
-    const __m256i places = _mm256_setr_epi64x(0, 1, 2, 3);
-    return (Vec<T>)_mm256_maskload_pd(from, _mm256_cmpgt_epi64(_mm256_set1_epi64x(lanes), places));
-  }
+#ifdef __AVX512F__
+    const unsigned mask = (1u << lanes) - 1;
+    if constexpr (sizeof(T) == 4)
+      return (Vec<T>)_mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), from);
+    else
+      return (Vec<T>)_mm512_maskz_loadu_pd(static_cast<__mmask8>(mask), from);
+#elif defined(__AVX2__)
+    // Not for stores: processors of AMD take many times as long for masked ones.
+    if constexpr (sizeof(T) == 4) {
+      const __m256i places = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+      return (Vec<T>)_mm256_maskload_ps(from, _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(lanes)), places));
+    } else {
+      const __m256i places = _mm256_setr_epi64x(0, 1, 2, 3);
+      return (Vec<T>)_mm256_maskload_pd(from, _mm256_cmpgt_epi64(_mm256_set1_epi64x(lanes), places));
+    }
 #else
-  Vec<T> v{};
-  for (int64_t i = 0; i < lanes; ++i) v[i] = from[i];
-  return v;
+    Vec<T> v{};
+    for (int64_t i = 0; i < lanes; ++i) v[i] = from[i];
+    return v;
 #endif
+  }
 }
 
 template <class T>
 RLV2V_INLINE void store_part(T* to, const Vec<T>& v, int64_t lanes) {
   if (lanes == kLanes<T>) return store(to, v);
+  if constexpr (sizeof(T) == 2) {
+    const Bits16 numbers = narrow_lanes<T>(v);
+    std::memcpy(to, &numbers, lanes * sizeof(T));
+  } else {
 #ifdef __AVX512F__
-  const unsigned mask = (1u << lanes) - 1;
-  if constexpr (sizeof(T) == 4)
-    _mm512_mask_storeu_ps(to, static_cast<__mmask16>(mask), (__m512)v);
-  else
-    _mm512_mask_storeu_pd(to, static_cast<__mmask8>(mask), (__m512d)v);
+    const unsigned mask = (1u << lanes) - 1;
+    if constexpr (sizeof(T) == 4)
+      _mm512_mask_storeu_ps(to, static_cast<__mmask16>(mask), (__m512)v);
+    else
+      _mm512_mask_storeu_pd(to, static_cast<__mmask8>(mask), (__m512d)v);
 #else
-  for (int64_t i = 0; i < lanes; ++i) to[i] = v[i];
+    for (int64_t i = 0; i < lanes; ++i) to[i] = v[i];
 #endif
+  }
 }
 
 // Lanes of a and b alternately: the first half of each (kHalf = 0) or the second (kHalf = 1).

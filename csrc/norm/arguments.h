@@ -40,12 +40,14 @@ struct Launch;  // norm/cuda/launch.h
 
 // Declares what a device implements for a call: run() on a CPU, once per instruction set (norm/cpu/), and launch() on a
 // CUDA device, which returns a cudaError_t as int, 0 where all its kernels were queued (norm/cuda/).
-#define RLV2V_DECLARE_NORM_CALL(Call)               \
-  RLV2V_DECLARE_SIMD(void run(const Call<float>&))  \
-  RLV2V_DECLARE_SIMD(void run(const Call<double>&)) \
-  namespace rlv2v {                                 \
-  int launch(const Call<float>&, const Launch&);    \
-  int launch(const Call<double>&, const Launch&);   \
-  int launch(const Call<Half>&, const Launch&);     \
-  int launch(const Call<BFloat16>&, const Launch&); \
+#define RLV2V_DECLARE_NORM_CALL(Call)                 \
+  RLV2V_DECLARE_SIMD(void run(const Call<float>&))    \
+  RLV2V_DECLARE_SIMD(void run(const Call<double>&))   \
+  RLV2V_DECLARE_SIMD(void run(const Call<Half>&))     \
+  RLV2V_DECLARE_SIMD(void run(const Call<BFloat16>&)) \
+  namespace rlv2v {                                   \
+  int launch(const Call<float>&, const Launch&);      \
+  int launch(const Call<double>&, const Launch&);     \
+  int launch(const Call<Half>&, const Launch&);       \
+  int launch(const Call<BFloat16>&, const Launch&);   \
   }

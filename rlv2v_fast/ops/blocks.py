@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rlv2v_fast.ops.backends import choose, waits_for_launches
+from rlv2v_fast.ops.backends import choose, is_autocasting, waits_for_launches
 from rlv2v_fast.ops.bn import Normalization, bn_refusal, identity
 from rlv2v_fast.ops.bn_add_relu import bn_add_relu
 from rlv2v_fast.ops.bn_add_relu_pool import bn_add_relu_pool
@@ -31,7 +31,8 @@ def is_small(x: Tensor) -> bool:
     """
     if x.is_cuda:
         return waits_for_launches(x, BLOCK_ELEMENTS["cuda"])
-    return not torch.compiler.is_compiling() and x.device.type == "cpu" and x.numel() < BLOCK_ELEMENTS["cpu"]
+    limit = BLOCK_ELEMENTS["cpu in 16 bits" if x.dtype.itemsize == 2 else "cpu"]
+    return not torch.compiler.is_compiling() and x.device.type == "cpu" and x.numel() < limit
 
 
 def _route(op: str, backend: str, x: Tensor, *norms: Normalization, skip: Tensor | None = None) -> str:
@@ -43,10 +44,21 @@ def _route(op: str, backend: str, x: Tensor, *norms: Normalization, skip: Tensor
 
 def _cpp_refusal(x: Tensor, *norms: Normalization, skip: Tensor | None = None) -> str | None:
     reasons = (bn_refusal(x), *(norm.why_not(x) for norm in norms))
-    if skip is not None and skip.dtype != x.dtype:
+    if skip is not None and skip.dtype != x.dtype and x.device.type != "cpu":
         # Under autocast a convolution's output has 16 bits and a block's input may have 32.
         return f"the skip is {skip.dtype} and what it is added to {x.dtype}"
     return next((reason for reason in reasons if reason is not None), None)
+
+
+def _pooled(x: Tensor) -> torch.dtype:
+    """The dtype of a pooled x: autocast on a CPU pools, and normalizes what was pooled, in float32."""
+    return torch.float32 if x.device.type == "cpu" and is_autocasting(x) and x.dtype.itemsize == 2 else x.dtype
+
+
+def _alike(x: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
+    """x and skip in the dtype of their sum: under autocast one may have 16 bits and the other 32."""
+    dtype = torch.promote_types(x.dtype, skip.dtype)
+    return x.to(dtype), skip.to(dtype)
 
 
 def norm_relu(x: Tensor, norm: Normalization, *, backend: str = "auto") -> Tensor:
@@ -62,6 +74,7 @@ def norm_add_relu(x: Tensor, norm: Normalization, skip: Tensor, *, backend: str 
     """relu(norm(x) + skip) for x (B, C, T, H, W); skip is alike or of half the height and width."""
     if _route("bn_add_relu", backend, x, norm, skip=skip) == "reference":
         return norm_add_relu_reference(x, norm, skip if skip.shape == x.shape else upsample_reference(skip))
+    x, skip = _alike(x, skip)
     y, measured, _ = bn_add_relu(x, skip, norm.arguments(x), backend="cpp")
     norm.update(*measured, _count(x))
     return y
@@ -71,9 +84,10 @@ def norm_add_relu_pool(x: Tensor, norm: Normalization, skip: Tensor, *, backend:
     """maxpool(relu(norm(x) + skip)) for x and skip (B, C, T, H, W), to (B, C, T, H // 2, W // 2)."""
     if _route("bn_add_relu_pool", backend, x, norm, skip=skip) == "reference":
         return pool_reference(norm_add_relu_reference(x, norm, skip))
+    x, skip = _alike(x, skip)
     y, measured, _ = bn_add_relu_pool(x, skip, norm.arguments(x), identity(x), backend="cpp")
     norm.update(*measured, _count(x))
-    return y
+    return y.to(_pooled(x))
 
 
 def norm_add_relu_norm(
@@ -84,6 +98,7 @@ def norm_add_relu_norm(
         return post_norm(norm_add_relu(x, norm, skip, backend=backend))
     if _route("bn_add_relu", backend, x, norm, post_norm, skip=skip) == "reference":
         return post_norm(norm_add_relu(x, norm, skip, backend="reference"))
+    x, skip = _alike(x, skip)
     z, measured, post_measured = bn_add_relu(x, skip, norm.arguments(x), post_norm.arguments(x), backend="cpp")
     norm.update(*measured, _count(x))
     post_norm.update(*post_measured, _count(x))
@@ -98,10 +113,11 @@ def norm_add_relu_pool_norm(
         return post_norm(norm_add_relu_pool(x, norm, skip, backend=backend))
     if _route("bn_add_relu_pool", backend, x, norm, post_norm, skip=skip) == "reference":
         return post_norm(norm_add_relu_pool(x, norm, skip, backend="reference"))
+    x, skip = _alike(x, skip)
     like_pooled = x[..., 1::2, 1::2]
     z, measured, post_measured = bn_add_relu_pool(
         x, skip, norm.arguments(x), post_norm.arguments(like_pooled), backend="cpp"
     )
     norm.update(*measured, _count(x))
     post_norm.update(*post_measured, _count(z))
-    return z
+    return z.to(_pooled(x))

@@ -13,7 +13,7 @@ from rlv2v_fast.ops.transforms import is_mapped
 from rlv2v_fast.reference.bn import bn_reference
 from rlv2v_fast.reference.precision import accumulation_dtype
 
-_HALVES = (torch.float16, torch.bfloat16)
+_FUSED = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 class Norm(NamedTuple):
@@ -92,10 +92,8 @@ def check_norm(name: str, norm: Norm, x: Tensor) -> None:
 
 def bn_refusal(x: Tensor) -> str | None:
     """Why the C++ kernels cannot take x; None when they can."""
-    on_cpu = x.device.type == "cpu"
-    if x.dtype not in (torch.float32, torch.float64, *(() if on_cpu else _HALVES)):
-        halves = "" if on_cpu else ", float16, bfloat16"
-        return f"the C++ kernel takes float32 and float64{halves} on {x.device.type}, not {x.dtype}"
+    if x.dtype not in _FUSED:
+        return f"the C++ kernel takes float32, float64, float16 and bfloat16, not {x.dtype}"
     return cpp_refusal(x)
 
 

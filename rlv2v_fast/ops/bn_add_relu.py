@@ -33,7 +33,7 @@ def bn_add_relu(
     The sum is computed anew wherever it is needed rather than stored: in training only x and skip are kept.
 
     Args:
-        x: (B, C, T, H, W), floating point; 16-bit ones are fused on CUDA only.
+        x: (B, C, T, H, W), floating point.
         skip: as x, or (B, C, T, H/2, W/2), repeated 2x2 (nearest upsampling).
         norm: the normalization of x.
         post_norm: that of the rectified sum, or None; per_frame as norm.

@@ -39,7 +39,7 @@ def bn_add_relu_pool(
     For its backward it keeps x, what the pooling gave, and a byte for the place of each maximum.
 
     Args:
-        x, skip: (B, C, T, H, W), H and W at least 2, floating point; 16-bit ones are fused on CUDA only.
+        x, skip: (B, C, T, H, W), H and W at least 2, floating point.
         norm: the normalization of x.
         post_norm: that of the pooled tensor; per_frame as norm.
         backend: "auto", "cpp" or "reference".

@@ -28,7 +28,7 @@ def bn_relu(x: Tensor, norm: Norm, *, backend: str = "auto") -> tuple[Tensor, Te
     """relu(norm(x)).
 
     Args:
-        x: (B, C, T, H, W), floating point; 16-bit ones are fused on CUDA only.
+        x: (B, C, T, H, W), floating point.
         norm: the normalization.
         backend: "auto", "cpp" or "reference".
 

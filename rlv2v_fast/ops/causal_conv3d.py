@@ -12,6 +12,7 @@ from rlv2v_fast.ops.backends import check_backend, choose, cpp_refusal, is_autoc
 from rlv2v_fast.ops.register import Operator, Values
 from rlv2v_fast.ops.sizes import CONV3D_TILES
 from rlv2v_fast.reference.blocks import causal_conv3d_reference, upsample_reference, with_history
+from rlv2v_fast.reference.precision import accumulation_dtype
 
 
 def causal_conv3d(
@@ -30,7 +31,8 @@ def causal_conv3d(
     largest value, for x, weights and gradients drawn from N(0, 1) and scaled by anything. Its rounding is relative to
     the largest value of 6x6 pixels and three frames: where a result sees values that are all 4096 times smaller, or
     where a value is not finite, these 4x4 results are summed as a plain convolution sums them. So NaN and infinity, and
-    fill values such as 1e20, reach the results that they reach in a plain convolution. The rest is PyTorch's.
+    fill values such as 1e20, reach the results that they reach in a plain convolution. Half types, and what autocast
+    convolves in one, are computed in float32 and rounded at the end. The rest is PyTorch's.
 
     Args:
         x: (B, C, T, H, W), of any strides. weight: (O, C, kt, kh, kw), kh and kw odd. bias: (O,) or None.
@@ -98,8 +100,19 @@ def check_causal_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, history:
 def fused_conv3d(
     x: Tensor, weight: Tensor, bias: Tensor | None, history: Tensor | None, *, upsample: bool, exact: bool = False
 ) -> Tensor:
-    """The fused operator, for a call that is_fused; upsample repeats the pixels of x and history 2x2 before."""
-    return _OPERATOR(x, weight, bias, history, upsample, exact)[0]
+    """The fused operator, for a call that is_fused; upsample repeats the pixels of x and history 2x2 before.
+
+    16 bits are computed in float32, as is what autocast would convolve in 16 bits.
+    """
+    dtype = _result_dtype(x)
+    compute = accumulation_dtype(dtype)
+    wide = (None if t is None else t.to(compute) for t in (x, weight, bias, history))
+    return _OPERATOR(*wide, upsample, exact)[0].to(dtype)
+
+
+def _result_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which PyTorch would convolve x."""
+    return torch.get_autocast_dtype("cpu") if is_autocasting(x) and x.dtype != torch.float64 else x.dtype
 
 
 def is_fused(op: str, backend: str, x: Tensor, weight: Tensor, *, exact: bool = False, upsample: bool = False) -> bool:
@@ -125,16 +138,14 @@ def why_not_fused(x: Tensor, weight: Tensor) -> str | None:
         return reason
     if x.device.type != "cpu":
         return f"the C++ kernel runs on cpu, not on {x.device.type}"
-    if x.dtype not in (torch.float32, torch.float64):
-        return f"the C++ kernel takes float32 and float64, not {x.dtype}"
-    if is_autocasting(x):
-        return "under autocast PyTorch convolves in 16 bits"
+    if x.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        return f"the C++ kernel takes float32, float64, float16 and bfloat16, not {x.dtype}"
     return None
 
 
 def is_worthwhile(x: Tensor, weight: Tensor, upsample: bool = False) -> bool:
     """Whether the fused operator was measured to be faster than PyTorch's convolution, of x as it is or upsampled."""
-    if x.dtype != torch.float32:
+    if x.dtype == torch.float64:
         return False
     # A traced graph serves all sizes, so that no rule by size may be in it.
     if torch.compiler.is_compiling():

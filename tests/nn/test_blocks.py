@@ -1,4 +1,5 @@
 import copy
+import warnings
 
 import pytest
 import torch
@@ -250,6 +251,23 @@ def test_on_a_gpu_its_error_is_within_twice_pytorchs_own(kind, norm, layout, dty
     # TF32 or bfloat16 convolutions make most of either error.
     for ours, pytorch in zip(*errors, strict=True):
         assert ours <= 2 * max(pytorch, torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_blocks_under_autocast_on_a_cpu_decline_nothing(kind, monkeypatch):
+    monkeypatch.setattr(backends, "_warned", set())
+    block = kind(8, 8)
+    x = torch.randn(2, 8, 2, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16), warnings.catch_warnings():
+        warnings.simplefilter("error", BackendFallbackWarning)
+        for skip_dtype in (torch.float32, torch.bfloat16):
+            found = block(x.to(skip_dtype))
+            block.backend, backend = "reference", block.backend
+            wanted = block(x.to(skip_dtype))
+            block.backend = backend
+            assert found.dtype == wanted.dtype
+            torch.testing.assert_close(found, wanted, rtol=0.05, atol=0.05)
+            found.float().sum().backward()
 
 
 @pytest.mark.gpu

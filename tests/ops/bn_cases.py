@@ -9,6 +9,7 @@ from rlv2v_fast.ops.bn import Norm
 # One pixel a frame, odd sizes, more channels than a vector has lanes, rows longer than a vector, bands with a rest.
 SHAPES = [(2, 1, 1, 1, 1), (2, 3, 2, 5, 4), (2, 17, 3, 4, 6), (1, 2, 3, 70, 38), (3, 5, 1, 2, 2)]
 LAYOUTS = [torch.contiguous_format, torch.channels_last_3d]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # (per_frame, frozen); per-frame statistics are always measured.
 MODES = [(False, False), (False, True), (True, False)]
 needs_cpp = pytest.mark.skipif(extension.why_not_cpu() is not None, reason=str(extension.why_not_cpu()))
@@ -83,14 +84,17 @@ def check_derivatives(op, arguments):
     torch.autograd.gradgradcheck(function, inputs)
 
 
-def check_float32_error(op, arguments):
+def check_error(op, arguments, dtype):
     """Against float64, our error is at most twice PyTorch's own, or a few units where that happens to be smaller."""
 
-    def cast(dtype):
-        return with_leaves(arguments, [t.detach().to(dtype).requires_grad_() for t in leaves(*arguments)])
+    def cast(wanted):
+        # The same numbers, which have as few digits as the type.
+        tensors = [t.detach().to(dtype).to(wanted).requires_grad_() for t in leaves(*arguments)]
+        return with_leaves(arguments, tensors)
 
     exact = results(op, cast(torch.float64), "reference")
-    ours, pytorch = (results(op, cast(torch.float32), backend) for backend in ("cpp", "reference"))
+    ours, pytorch = (results(op, cast(dtype), backend) for backend in ("cpp", "reference"))
     for a, b, truth in zip((ours[0][0], *ours[1]), (pytorch[0][0], *pytorch[1]), (exact[0][0], *exact[1]), strict=True):
-        unit = torch.finfo(torch.float32).eps * truth.abs().max()
+        assert a.dtype == b.dtype
+        unit = torch.finfo(dtype).eps * truth.abs().max()
         assert (a - truth).abs().max() <= 2 * max((b - truth).abs().max(), unit)

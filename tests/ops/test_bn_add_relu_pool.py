@@ -5,12 +5,13 @@ from torch.library import opcheck
 from rlv2v_fast.ops.bn_add_relu import bn_add_relu
 from rlv2v_fast.ops.bn_add_relu_pool import bn_add_relu_pool
 from tests.ops.bn_cases import (
+    DTYPES,
     LAYOUTS,
     MODES,
     Place,
     check_against_reference,
     check_derivatives,
-    check_float32_error,
+    check_error,
     clip,
     fused,
     norm,
@@ -51,10 +52,11 @@ def test_first_and_second_derivatives(mode):
 
 
 @fused
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_float32_error_is_within_twice_pytorchs_own(layout):
+def test_error_is_within_twice_pytorchs_own(layout, dtype):
     shape = (2, 20, 4, 31, 33)
-    check_float32_error(bn_add_relu_pool, (clip(shape, layout), clip(shape, layout), norm(20), norm(20)))
+    check_error(bn_add_relu_pool, (clip(shape, layout), clip(shape, layout), norm(20), norm(20)), dtype)
 
 
 @fused

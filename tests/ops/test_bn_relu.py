@@ -5,12 +5,13 @@ from torch.library import opcheck
 from rlv2v_fast.ops.bn import Norm
 from rlv2v_fast.ops.bn_relu import bn_relu
 from tests.ops.bn_cases import (
+    DTYPES,
     LAYOUTS,
     MODES,
     SHAPES,
     check_against_reference,
     check_derivatives,
-    check_float32_error,
+    check_error,
     clip,
     fused,
     norm,
@@ -43,9 +44,10 @@ def test_first_and_second_derivatives(mode):
 
 
 @fused
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_float32_error_is_within_twice_pytorchs_own(layout):
-    check_float32_error(bn_relu, (clip((2, 20, 4, 31, 33), layout), norm(20)))
+def test_error_is_within_twice_pytorchs_own(layout, dtype):
+    check_error(bn_relu, (clip((2, 20, 4, 31, 33), layout), norm(20)), dtype)
 
 
 @fused

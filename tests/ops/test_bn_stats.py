@@ -57,6 +57,16 @@ def test_sliced_input_and_no_values_at_all():
 
 
 @fused
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_statistics_of_half_types_are_float32(dtype):
+    for layout in LAYOUTS:
+        x = clip((2, 5, 4, 33, 37), layout, torch.float32).detach().to(dtype)
+        found = bn_stats(x, backend="cpp")
+        assert all(statistic.dtype == torch.float32 for statistic in found)
+        torch.testing.assert_close(found, bn_stats(x.float(), backend="cpp"), rtol=1e-6, atol=1e-6)
+
+
+@fused
 def test_nan_stays_in_its_channel():
     x = clip((2, 3, 2, 5, 5)).detach()
     x[1, 1, 0, 2, 2] = float("nan")
@@ -74,8 +84,8 @@ def test_opcheck():
 def test_arguments_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match=r"x must have shape \(B, C, T, H, W\); got \(2, 3\)"):
         bn_stats(torch.zeros(2, 3))
-    with pytest.raises(RuntimeError, match=r"the C\+\+ kernel takes float32 and float64 on cpu, not torch.float16"):
-        bn_stats(torch.zeros(1, 1, 1, 2, 2).half(), backend="cpp")
+    with pytest.raises(RuntimeError, match=r"takes float32, float64, float16 and bfloat16, not torch.complex64"):
+        bn_stats(torch.zeros(1, 1, 1, 2, 2, dtype=torch.complex64), backend="cpp")
 
 
 def test_another_device_runs_the_reference_and_cpp_says_why_not():

@@ -247,14 +247,30 @@ def test_the_error_scales_with_the_input(magnitude):
 
 
 @needs_cpp
+@pytest.mark.parametrize("upsample", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_types_are_rounded_once(dtype, upsample):
+    x, weight, bias, history = (t.to(dtype).requires_grad_() for t in draw((1, 3, 9, 5, 8, 8), upsample=upsample))
+    operator = upsample_conv if upsample else causal_conv3d
+    y, _ = operator(x, weight, bias, history, backend="cpp")
+    wanted = written_out(x, weight, bias, history, upsample)
+    assert y.dtype == dtype
+    assert (y - wanted).abs().max() <= torch.finfo(dtype).eps * wanted.abs().max()
+    grads = torch.autograd.grad(y, (x, weight, bias, history), torch.ones_like(y))
+    assert all(grad.dtype == dtype for grad in grads)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, _ = operator(x.float(), weight.float(), bias.float(), history.float(), backend="cpp")
+    assert y.dtype == torch.bfloat16
+    assert (y - wanted).abs().max() <= torch.finfo(torch.bfloat16).eps * wanted.abs().max()
+
+
+@needs_cpp
 def test_cpp_says_why_it_cannot():
     x, weight = torch.zeros(1, 2, 2, 4, 4), torch.zeros(3, 2, 3, 3, 3)
     with pytest.raises(RuntimeError, match="is for 3x3x3 kernels, not 1x1x1"):
         causal_conv3d(x, torch.zeros(3, 2, 1, 1, 1), backend="cpp")
-    with pytest.raises(RuntimeError, match=r"takes float32 and float64, not torch\.float16"):
-        causal_conv3d(x.half(), weight.half(), backend="cpp")
-    with pytest.raises(RuntimeError, match="under autocast"), torch.autocast("cpu", torch.bfloat16):
-        causal_conv3d(x, weight, backend="cpp")
+    with pytest.raises(RuntimeError, match=r"takes float32, float64, float16 and bfloat16, not torch\.complex64"):
+        causal_conv3d(x.to(torch.complex64), weight.to(torch.complex64), backend="cpp")
     with pytest.raises(RuntimeError, match=r"cannot run upsample_conv: .* not on meta"):
         upsample_conv(x.to("meta"), weight.to("meta"), backend="cpp")
     with pytest.raises(RuntimeError, match="this operator has no such kernel"):
@@ -292,7 +308,7 @@ def test_auto_goes_by_what_was_measured(monkeypatch):
     # A stream must take the kernel that its clip takes.
     assert is_worthwhile(clip[:, :, :1], weight) == is_worthwhile(clip, weight)
     assert not is_worthwhile(clip.double(), weight.double())
-    assert not is_worthwhile(clip.bfloat16(), weight.bfloat16())
+    assert is_worthwhile(clip.bfloat16(), weight.bfloat16())
     assert not is_worthwhile(clip[..., :4, :4], weight)
     assert is_worthwhile(clip[..., :4, :4], weight, upsample=True)
 

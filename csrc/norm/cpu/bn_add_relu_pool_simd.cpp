@@ -28,7 +28,7 @@ RLV2V_INLINE Bits<T> load_index(const uint8_t* from, int64_t lanes) {
 
 // The largest of each window and its place: of equals the first; NaN is largest, as in PyTorch.
 template <class T>
-void pool(const T* full, const WindowBand& band, T* largest, uint8_t* index) {
+void pool(const Wide<T>* full, const WindowBand& band, T* largest, uint8_t* index) {
   for_windows<T>(band, [&](const auto& windows, int64_t at, int64_t low_at, int64_t lanes) {
     const WindowPixels<T> pixels = windows.read(full + at, lanes);
     Vec<T> best = pixels.at[0];
@@ -46,7 +46,7 @@ void pool(const T* full, const WindowBand& band, T* largest, uint8_t* index) {
 
 // Gradients to the pixels that were largest, zero to all others of the band's windows and of its last column.
 template <class T>
-void unpool(const T* grad_low, const uint8_t* index, const WindowBand& band, T* grad_full) {
+void unpool(const Wide<T>* grad_low, const uint8_t* index, const WindowBand& band, T* grad_full) {
   const int64_t row_size = band.full_width * band.groups;
   if (band.full_width > 2 * band.columns)
     for (int64_t row = 1; row <= 2 * band.rows; ++row)
@@ -89,7 +89,7 @@ void fwd(const BnAddReluPoolFwd<T>& call) {
     if (!call.norm.frozen) measure(slice, call.x, call.norm);
     const AffineArrays<T> affines = slice.affines(kNorm, call.norm);
     const auto pool_block = [&](int64_t block) {
-      const Scratch<T> y = band_scratch<T>(layout);
+      const Scratch<Wide<T>> y = band_scratch<T>(layout);
       for_pool_bands(layout, slice, block, [&](const PoolBand& band) {
         add_relu(call.x + band.at, call.skip + band.at, affines, band.extent, y.get());
         pool(y.get(), band.windows, call.largest + band.low_at, call.index + band.low_at);
@@ -126,7 +126,7 @@ void bwd(const BnAddReluPoolBwd<T>& call) {
     const GradAffineArrays<T> post_grad_affines =
         slice.grad_affines(kPostNorm, low.image(), add_post_block, call.post_norm, post_all.get());
     const auto add_block = [&](int64_t block, const BlockGradSums& sums) {
-      const Scratch<T> grad_low(band_rows<T>(layout) / 2 * low.width * low.groups());
+      const Scratch<Wide<T>> grad_low(band_rows<T>(layout) / 2 * low.width * low.groups());
       for_pool_bands(layout, slice, block, [&](const PoolBand& band) {
         T* grad_skip = call.grad_skip + band.at;
         // The ReLU passes the largest of a window where it passes any of it.

@@ -8,7 +8,7 @@ namespace {
 
 // Repeats each pixel of `low` 2x2.
 template <class T>
-void upsample(const T* low, const WindowBand& band, T* full) {
+void upsample(const T* low, const WindowBand& band, Wide<T>* full) {
   for_windows<T>(band, [&](const auto& windows, int64_t at, int64_t low_at, int64_t lanes) {
     const Vec<T> value = load_part(low + low_at, lanes);
     windows.write(full + at, WindowPixels<T>{{value, value, value, value}}, lanes);
@@ -23,7 +23,7 @@ void sum_windows(const T* full, const WindowBand& band, T* low) {
   });
 }
 
-// Reads the skip of a band, which is upsampled first where it is low.
+// Reads the skip of a band, which is upsampled first where it is low, and widened where it has 16 bits.
 template <class T, class Call>
 class Skip {
  public:
@@ -31,15 +31,27 @@ class Skip {
       : call_(call),
         low_(call.layout.halved()),
         offset_((call.low_skip ? low_ : call.layout).offset(slice.number, block)),
-        full_(call.low_skip ? band_rows<T>(call.layout) * call.layout.width * call.layout.groups() : 0) {}
+        full_(call.low_skip || sizeof(T) == 2 ? band_rows<T>(call.layout) * call.layout.width * call.layout.groups()
+                                              : 0) {}
 
   WindowBand windows(const Band& band) const {
     return {band.rows / 2, low_.width, call_.layout.width, call_.layout.groups()};
   }
   int64_t low_offset(const Band& band) const { return offset_ + band.row / 2 * low_.width * low_.groups(); }
 
-  const T* operator()(const Band& band) const {
-    if (!call_.low_skip) return call_.skip + offset_ + band.row * call_.layout.width * call_.layout.groups();
+  const Wide<T>* operator()(const Band& band) const {
+    const int64_t row = call_.layout.width * call_.layout.groups();
+    const T* skip = call_.skip + offset_ + band.row * row;
+    if constexpr (sizeof(T) != 2) {
+      if (!call_.low_skip) return skip;
+    } else if (!call_.low_skip) {
+      const int64_t count = band.rows * row;
+      for (int64_t i = 0; i < count; i += kLanes<T>) {
+        const int64_t lanes = smaller(kLanes<T>, count - i);
+        store_part<Wide<T>>(full_.get() + i, load_part(skip + i, lanes), lanes);
+      }
+      return full_.get();
+    }
     upsample(call_.skip + low_offset(band), windows(band), full_.get());
     return full_.get();
   }
@@ -48,7 +60,7 @@ class Skip {
   const Call& call_;
   const NormLayout low_;
   const int64_t offset_;
-  const Scratch<T> full_;
+  const Scratch<Wide<T>> full_;
 };
 
 // f(band, its extent, its offset in the tensor, skip) for every band of a block; skip(band) is the band's skip.
@@ -70,7 +82,7 @@ void fwd(const BnAddReluFwd<T>& call) {
     const AffineArrays<T> affines = slice.affines(kNorm, call.norm);
     // y is cheaper to compute twice than to write and read back.
     const auto measure_y = [&](int64_t block, BlockMoments& moments) {
-      const Scratch<T> y = band_scratch<T>(layout);
+      const Scratch<Wide<T>> y = band_scratch<T>(layout);
       for_bands_with_skip(call, slice, block,
                           [&](const Band& band, const Extent& extent, int64_t at, const auto& skip) {
                             add_relu(call.x + at, skip(band), affines, extent, y.get());
@@ -81,11 +93,16 @@ void fwd(const BnAddReluFwd<T>& call) {
     const AffineArrays<T> post_affines =
         call.has_post_norm ? slice.affines(kPostNorm, call.post_norm) : AffineArrays<T>{};
     slice.each_block([&](int64_t block) {
+      // The sum waits where its result will be, but for one of 16 bits, which would be rounded twice.
+      const Scratch<Wide<T>> y = sizeof(T) == 2 ? band_scratch<T>(layout) : Scratch<Wide<T>>(0);
       for_bands_with_skip(call, slice, block,
                           [&](const Band& band, const Extent& extent, int64_t at, const auto& skip) {
                             T* z = call.z + at;
-                            add_relu(call.x + at, skip(band), affines, extent, z);
-                            if (call.has_post_norm) apply(z, post_affines, extent, z);
+                            if (!call.has_post_norm) return add_relu(call.x + at, skip(band), affines, extent, z);
+                            Wide<T>* sum = y.get();
+                            if constexpr (sizeof(T) != 2) sum = z;
+                            add_relu(call.x + at, skip(band), affines, extent, sum);
+                            apply(sum, post_affines, extent, z);
                           });
     });
   });
@@ -99,7 +116,7 @@ void bwd(const BnAddReluBwd<T>& call) {
     const AffineArrays<T> affines = slice.affines(kNorm, call.norm);
     const AffineArrays<T> post_affines = slice.affines(kPostNorm, call.post_norm);
     const auto add_post_block = [&](int64_t block, const BlockGradSums& sums) {
-      const Scratch<T> y = band_scratch<T>(layout);
+      const Scratch<Wide<T>> y = band_scratch<T>(layout);
       for_bands_with_skip(call, slice, block,
                           [&](const Band& band, const Extent& extent, int64_t at, const auto& skip) {
                             add_relu(call.x + at, skip(band), affines, extent, y.get());
@@ -113,7 +130,7 @@ void bwd(const BnAddReluBwd<T>& call) {
     // The gradient of the sum norm(x) + skip is that of a full skip; for a low one it waits where grad_x will be.
     T* grad_sum = call.low_skip ? call.grad_x : call.grad_skip;
     const auto add_block = [&](int64_t block, const BlockGradSums& sums) {
-      const Scratch<T> y = band_scratch<T>(layout);
+      const Scratch<Wide<T>> y = band_scratch<T>(layout);
       for_bands_with_skip(call, slice, block,
                           [&](const Band& band, const Extent& extent, int64_t at, const auto& skip) {
                             add_relu(call.x + at, skip(band), affines, extent, y.get());

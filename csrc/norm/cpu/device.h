@@ -1,6 +1,7 @@
 // The Device (norm/operator.h) that runs the normalization operators on a CPU.
 #pragma once
 
+#include "common/half.h"
 #include "norm/operators.h"
 #include "norm/tensors.h"
 
@@ -9,7 +10,11 @@ namespace rlv2v {
 struct CpuDevice : TorchTensors {
   template <class Body>
   static void for_dtype(const Tensor& x, const Body& body) {
-    for_float_dtype(x, body);
+    switch (x.scalar_type()) {
+      case ScalarType::Half: return body(Half{});
+      case ScalarType::BFloat16: return body(BFloat16{});
+      default: return for_float_dtype(x, body);
+    }
   }
 
   static Tensor empty(const Tensor& x, const NormLayout& layout) {

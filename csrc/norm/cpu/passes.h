@@ -94,14 +94,14 @@ constexpr int64_t kBandBytes = 8192;
 // Rows of a band: an even number, so that no 2x2 window is cut.
 template <class T>
 int64_t band_rows(const NormLayout& layout) {
-  const int64_t row_bytes = layout.width * layout.groups() * static_cast<int64_t>(sizeof(T));
+  const int64_t row_bytes = layout.width * layout.groups() * static_cast<int64_t>(sizeof(Wide<T>));
   return larger(2, kBandBytes / row_bytes / 2 * 2);
 }
 
-// Memory for one band.
+// Memory for one band of what lies between two passes, which is not rounded to 16 bits.
 template <class T>
-Scratch<T> band_scratch(const NormLayout& layout) {
-  return Scratch<T>(band_rows<T>(layout) * layout.width * layout.groups());
+Scratch<Wide<T>> band_scratch(const NormLayout& layout) {
+  return Scratch<Wide<T>>(band_rows<T>(layout) * layout.width * layout.groups());
 }
 
 // f(band) for every band of a frame; only the last may have an odd number of rows.
@@ -183,14 +183,14 @@ RLV2V_INLINE void add_moments_of_run(const T* x, const Walk& walk, BlockMoments&
   Vec<T> sum{};
   walk.each([&](int64_t at) { sum += load_part(x + at, walk.lanes); });
   const double mean = sum_of_lanes<T>(sum, walk.lanes) / count;
-  const Vec<T> center = broadcast(static_cast<T>(mean));
+  const Vec<T> center = broadcast(static_cast<Wide<T>>(mean));
   Vec<T> first{}, second{};
   walk.each([&](int64_t at) {
     const Vec<T> delta = load_part(x + at, walk.lanes) - center;
     first += delta;
     second += delta * delta;
   });
-  // The mean was rounded to T: what the deviations still sum to corrects both moments.
+  // The mean was rounded: what the deviations still sum to corrects both moments.
   const double rest = sum_of_lanes<T>(first, walk.lanes) / count;
   const double m2 = sum_of_lanes<T>(second, walk.lanes) - count * rest * rest;
   Moments<double> all{moments.count, *moments.mean, *moments.m2};
@@ -206,7 +206,7 @@ RLV2V_INLINE void add_moments_of_columns(const T* x, const Walk& walk, double be
   const double count = static_cast<double>(walk.vectors);
   Vec<T> sum{};
   walk.each([&](int64_t at) { sum += load_part(x + at, walk.lanes); });
-  const Vec<T> center = sum * broadcast(T(1) / static_cast<T>(walk.vectors));
+  const Vec<T> center = sum * broadcast(Wide<T>(1) / static_cast<Wide<T>>(walk.vectors));
   Vec<T> first{}, second{};
   walk.each([&](int64_t at) {
     const Vec<T> delta = load_part(x + at, walk.lanes) - center;
@@ -245,8 +245,8 @@ void measure(SlicePasses<T>& slice, const T* x, const Norm<T>& norm) {
 }
 
 // y = norm(x)
-template <class T>
-void apply(const T* x, const AffineArrays<T>& affines, const Extent& of, T* y) {
+template <class T, class X>
+void apply(const X* x, const AffineArrays<T>& affines, const Extent& of, T* y) {
   for_walks<T>(of, [&](const Walk& walk) {
     const auto affine = constants_of(affines, walk);
     walk.each([&](int64_t at) { store_part(y + at, affine(load_part(x + at, walk.lanes)), walk.lanes); });
@@ -254,8 +254,8 @@ void apply(const T* x, const AffineArrays<T>& affines, const Extent& of, T* y) {
 }
 
 // y = relu(norm(x) + skip)
-template <class T>
-void add_relu(const T* x, const T* skip, const AffineArrays<T>& affines, const Extent& of, T* y) {
+template <class T, class Skip, class Y>
+void add_relu(const T* x, const Skip* skip, const AffineArrays<T>& affines, const Extent& of, Y* y) {
   for_walks<T>(of, [&](const Walk& walk) {
     const auto affine = constants_of(affines, walk);
     walk.each([&](int64_t at) {
@@ -266,8 +266,8 @@ void add_relu(const T* x, const T* skip, const AffineArrays<T>& affines, const E
 }
 
 // The sums of grad and of grad (x - mean).
-template <class T>
-void add_grad_sums(const T* grad, const T* x, const T* means, const Extent& of, const BlockGradSums& sums) {
+template <class T, class X>
+void add_grad_sums(const T* grad, const X* x, const Wide<T>* means, const Extent& of, const BlockGradSums& sums) {
   for_walks<T>(of, [&](const Walk& walk) {
     const Vec<T> mean = constants_of(means, walk);
     Vec<T> sum_grad{}, sum_grad_x{};
@@ -293,9 +293,9 @@ void apply_grad(const T* grad, const T* x, const GradAffineArrays<T>& affines, c
 }
 
 // The gradient through z = post_norm(y), y = relu(sum), which reaches the sum.
-template <class T>
-void post_norm_relu_grad(const T* grad_z, const T* y, const GradAffineArrays<T>& affines, const Extent& of,
-                         T* grad_sum) {
+template <class T, class Y, class Sum>
+void post_norm_relu_grad(const T* grad_z, const Y* y, const GradAffineArrays<T>& affines, const Extent& of,
+                         Sum* grad_sum) {
   for_walks<T>(of, [&](const Walk& walk) {
     const auto affine = constants_of(affines, walk);
     walk.each([&](int64_t at) {
@@ -308,9 +308,11 @@ void post_norm_relu_grad(const T* grad_z, const T* y, const GradAffineArrays<T>&
 
 }  // namespace rlv2v::RLV2V_ISA
 
-// Defines run() of a call (norm/arguments.h) for both dtypes by the template `function`.
-#define RLV2V_DEFINE_NORM_RUN(Call, function)            \
-  namespace rlv2v::RLV2V_ISA {                           \
-  void run(const Call<float>& call) { function(call); }  \
-  void run(const Call<double>& call) { function(call); } \
+// Defines run() of a call (norm/arguments.h) for every dtype by the template `function`.
+#define RLV2V_DEFINE_NORM_RUN(Call, function)              \
+  namespace rlv2v::RLV2V_ISA {                             \
+  void run(const Call<float>& call) { function(call); }    \
+  void run(const Call<double>& call) { function(call); }   \
+  void run(const Call<Half>& call) { function(call); }     \
+  void run(const Call<BFloat16>& call) { function(call); } \
   }

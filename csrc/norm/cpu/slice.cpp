@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "common/half.h"
+
 namespace rlv2v {
 
 template <class T>
@@ -10,7 +12,7 @@ Slice<T>::Slice(const NormLayout& layout)
       padded_((layout.groups() + kPaddedGroups - 1) / kPaddedGroups * kPaddedGroups),
       constants_(2 * kArrays * padded_),
       sums_(2 * layout.blocks() * padded_) {
-  std::fill_n(constants_.get(), 2 * kArrays * padded_, T(0));
+  std::fill_n(constants_.get(), 2 * kArrays * padded_, Wide<T>(0));
 }
 
 template <class T>
@@ -28,8 +30,8 @@ void Slice<T>::finish_moments(int64_t rows, const Norm<T>& norm) {
     for (int64_t block = 0; block < layout_.blocks(); ++block)
       all.merge({static_cast<double>(rows), first_sums(block)[g], second_sums(block)[g]});
     const int64_t statistic = layout_.statistic(number, g);
-    norm.mean[statistic] = static_cast<T>(all.mean);
-    norm.var[statistic] = static_cast<T>(all.m2 / all.count);
+    norm.mean[statistic] = static_cast<Wide<T>>(all.mean);
+    norm.var[statistic] = static_cast<Wide<T>>(all.m2 / all.count);
   }
 }
 
@@ -38,7 +40,7 @@ AffineArrays<T> Slice<T>::affines(Which which, const Norm<T>& norm) {
   const AffineArrays<T> to{array(which, 0), array(which, 1), array(which, 2)};
   for (int64_t g = 0; g < layout_.groups(); ++g) {
     const int64_t s = layout_.statistic(number, g), c = layout_.channel(number, g);
-    const Affine<T> affine = affine_of(norm.weight[c], norm.bias[c], norm.mean[s], norm.var[s], norm.eps);
+    const Affine<Wide<T>> affine = affine_of(norm.weight[c], norm.bias[c], norm.mean[s], norm.var[s], norm.eps);
     to.mean[g] = affine.mean;
     to.scale[g] = affine.scale;
     to.shift[g] = affine.shift;
@@ -55,7 +57,7 @@ GradAffineArrays<T> Slice<T>::finish_grad_sums(Which which, int64_t rows, const 
       sums.merge({first_sums(block)[g], second_sums(block)[g]});
     const int64_t s = layout_.statistic(number, g), c = layout_.channel(number, g);
     all[s] = sums;
-    const GradAffine<T> affine =
+    const GradAffine<Wide<T>> affine =
         grad_affine_of(norm.weight[c], norm.mean[s], norm.var[s], norm.eps, sums, layout_.blocks() * rows, norm.frozen);
     to.mean[g] = affine.mean;
     to.grad_scale[g] = affine.grad_scale;
@@ -68,7 +70,7 @@ GradAffineArrays<T> Slice<T>::finish_grad_sums(Which which, int64_t rows, const 
 template <class T>
 GradAffineArrays<T> Slice<T>::identity(Which which) {
   const GradAffineArrays<T> to = grad_arrays(which);
-  std::fill_n(to.grad_scale, layout_.groups(), T(1));
+  std::fill_n(to.grad_scale, layout_.groups(), Wide<T>(1));
   return to;
 }
 
@@ -93,6 +95,8 @@ void finish_norm_grads(const NormLayout& layout, const Norm<T>& norm, const Grad
   template void finish_norm_grads(const NormLayout&, const Norm<T>&, const GradSums<double>*, const NormGrads<T>&);
 RLV2V_DEFINE(float)
 RLV2V_DEFINE(double)
+RLV2V_DEFINE(Half)
+RLV2V_DEFINE(BFloat16)
 #undef RLV2V_DEFINE
 
 }  // namespace rlv2v

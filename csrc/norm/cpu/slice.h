@@ -1,6 +1,6 @@
 // What an operator keeps for a slice (norm/layout.h) between its passes over it: the sums of every block, and the
 // constants of each group's normalizations that are made of them. These few numbers are computed in slice.cpp, in
-// double, and by the same code on every processor.
+// double, and by the same code on every processor. Those of 16-bit numbers are floats.
 #pragma once
 
 #include <cstdint>
@@ -14,11 +14,11 @@ namespace rlv2v {
 constexpr int64_t kPaddedGroups = 16;
 template <class T>
 struct AffineArrays {
-  T *mean, *scale, *shift;
+  Wide<T>*mean, *scale, *shift;
 };
 template <class T>
 struct GradAffineArrays {
-  T *mean, *grad_scale, *x_scale, *constant;
+  Wide<T>*mean, *grad_scale, *x_scale, *constant;
 };
 
 // For each group of a block: the moments of its `count` values so far, and the sums of GradSums so far.
@@ -65,13 +65,13 @@ class Slice {
   // For each normalization three arrays of AffineArrays and four of GradAffineArrays.
   static constexpr int kArrays = 7;
 
-  T* array(Which which, int index) { return constants_.get() + (which * kArrays + index) * padded_; }
+  Wide<T>* array(Which which, int index) { return constants_.get() + (which * kArrays + index) * padded_; }
   GradAffineArrays<T> grad_arrays(Which which) {
     return {array(which, 3), array(which, 4), array(which, 5), array(which, 6)};
   }
 
   const int64_t padded_;
-  const Scratch<T> constants_;
+  const Scratch<Wide<T>> constants_;
   const Scratch<double> sums_;
 };
 

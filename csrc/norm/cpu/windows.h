@@ -33,10 +33,11 @@ struct AlternatingWindows {
   static int64_t first(int64_t lanes) { return smaller(kLanes<T>, 2 * lanes); }
   static int64_t second(int64_t lanes) { return 2 * lanes - first(lanes); }
 
-  RLV2V_INLINE WindowPixels<T> read(const T* from, int64_t lanes) const {
+  template <class X>
+  RLV2V_INLINE WindowPixels<T> read(const X* from, int64_t lanes) const {
     WindowPixels<T> pixels;
     for (int row = 0; row < 2; ++row) {
-      const T* p = from + row * full_width;
+      const X* p = from + row * full_width;
       const Vec<T> a = load_part(p, first(lanes));
       const Vec<T> b = second(lanes) ? load_part(p + kLanes<T>, second(lanes)) : Vec<T>{};
       pixels.at[2 * row] = every_second<T, 0>(a, b, kAllLanes<T>);
@@ -45,9 +46,10 @@ struct AlternatingWindows {
     return pixels;
   }
 
-  RLV2V_INLINE void write(T* to, const WindowPixels<T>& pixels, int64_t lanes) const {
+  template <class X>
+  RLV2V_INLINE void write(X* to, const WindowPixels<T>& pixels, int64_t lanes) const {
     for (int row = 0; row < 2; ++row) {
-      T* p = to + row * full_width;
+      X* p = to + row * full_width;
       const Vec<T>&a = pixels.at[2 * row], &b = pixels.at[2 * row + 1];
       store_part(p, interleave<T, 0>(a, b, kAllLanes<T>), first(lanes));
       if (second(lanes)) store_part(p + kLanes<T>, interleave<T, 1>(a, b, kAllLanes<T>), second(lanes));
@@ -62,13 +64,15 @@ struct GroupedWindows {
 
   int64_t offset(int place) const { return (place / 2 * full_width + place % 2) * groups; }
 
-  RLV2V_INLINE WindowPixels<T> read(const T* from, int64_t lanes) const {
+  template <class X>
+  RLV2V_INLINE WindowPixels<T> read(const X* from, int64_t lanes) const {
     WindowPixels<T> pixels;
     for (int i = 0; i < 4; ++i) pixels.at[i] = load_part(from + offset(i), lanes);
     return pixels;
   }
 
-  RLV2V_INLINE void write(T* to, const WindowPixels<T>& pixels, int64_t lanes) const {
+  template <class X>
+  RLV2V_INLINE void write(X* to, const WindowPixels<T>& pixels, int64_t lanes) const {
     for (int i = 0; i < 4; ++i) store_part(to + offset(i), pixels.at[i], lanes);
   }
 };
