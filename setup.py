@@ -303,8 +303,9 @@ setup(
     ],
     package_dir={"rlv2v_fast.kernels": "kernels"},
     package_data={
-        "rlv2v_fast": ["py.typed", "train/presets/*.yaml", "looks/prior.safetensors"],
+        "rlv2v_fast": ["py.typed", "train/presets/*.yaml", "train/report/page.html", "looks/prior.safetensors"],
         "rlv2v_fast.train": ["presets/*.yaml"],
+        "rlv2v_fast.train.report": ["page.html"],
         "rlv2v_fast.looks": ["prior.safetensors"],
     },
     # One declared extension makes setuptools run build_ext and tag the wheel for this Python and platform.

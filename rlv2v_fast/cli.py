@@ -1,4 +1,4 @@
-"""The rlv2v command: train, look, translate, evaluate, export, demo, info.
+"""The rlv2v command: train, look, translate, evaluate, report, export, demo, info.
 
 An error that a user can correct is one sentence on stderr and exit status 2; Ctrl-C, SIGTERM and SIGHUP exit with
 130, 143 and 129.
@@ -16,7 +16,7 @@ import sys
 import types
 import typing
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -125,6 +125,17 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Report:
+    """Write a run's report.html: samples, curves, settings, and what the numbers mean, in one file. Every run writes it
+    at its end."""
+
+    run: Path
+    """Folder of the run. It may still be training."""
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto: translates the samples where there are none of the run's newest model."""
+
+
+@dataclass(frozen=True)
 class Export:
     """Write a model's streaming step for programs without this package: torch.export and ONNX."""
 
@@ -175,12 +186,10 @@ def train(command: Train) -> None:
 def _train(
     config: TrainConfig, source: Path, target: Path, run: Path, *, resume: bool, recipe: Recipe | None = None
 ) -> None:
-    from rlv2v_fast.train.checkpoint import model_folder, step_of
     from rlv2v_fast.train.clips import open_domains
     from rlv2v_fast.train.distributed import rank
-    from rlv2v_fast.train.recipe import duration, estimated_minutes
-    from rlv2v_fast.train.run import check_place, fit, settle
-    from rlv2v_fast.train.verdict import judge
+    from rlv2v_fast.train.report.write import REPORT_FILE, reported
+    from rlv2v_fast.train.run import check_place
 
     check_place(config, resume=resume)
     talks = rank() == 0
@@ -189,6 +198,22 @@ def _train(
     for domain in domains.values() if talks else ():
         for path, reason in domain.skipped:
             print(f"rlv2v: skipped {path}: {reason}", file=sys.stderr)
+    with reported(config, domains, _environment()):
+        _fit(config, domains, run, resume=resume, recipe=recipe)
+    if talks and (run / REPORT_FILE).is_file():
+        print(f"report: {run / REPORT_FILE}")
+
+
+def _fit(
+    config: TrainConfig, domains: Mapping[str, Any], run: Path, *, resume: bool, recipe: Recipe | None = None
+) -> None:
+    from rlv2v_fast.train.checkpoint import model_folder, step_of
+    from rlv2v_fast.train.distributed import rank
+    from rlv2v_fast.train.recipe import duration, estimated_minutes
+    from rlv2v_fast.train.run import fit, settle
+    from rlv2v_fast.train.verdict import judge
+
+    talks = rank() == 0
     alone, why = settle(config, domains) if not resume else (False, "")
     if talks and why:
         print(f"rlv2v: {why}", file=sys.stderr)
@@ -355,6 +380,12 @@ def _without_infinities(scores: Any) -> Any:
     return None if isinstance(scores, float) and not math.isfinite(scores) else scores
 
 
+def report(command: Report) -> None:
+    from rlv2v_fast.train.report.write import write_report
+
+    print(write_report(command.run, device=command.device))
+
+
 def export(command: Export) -> None:
     from rlv2v_fast.models.rlv2vgan import RLV2VGAN
     from rlv2v_fast.models.step import export_step
@@ -368,17 +399,31 @@ def export(command: Export) -> None:
 def demo(command: Demo) -> None:
     from rlv2v_fast.train.demo import run_demo
 
-    run_demo(command.out, minutes=command.minutes, seed=command.seed, quiet=command.quiet)
+    environment = _environment()
+    run_demo(command.out, minutes=command.minutes, seed=command.seed, quiet=command.quiet, environment=environment)
 
 
 def info(command: Info) -> None:
-    from rlv2v_fast.ops.report import report
-
-    for line in report():
+    for line in _environment():
         print(line)
 
 
-COMMANDS = {Train: train, Look: look, Translate: translate, Evaluate: evaluate, Export: export, Demo: demo, Info: info}
+def _environment() -> list[str]:
+    from rlv2v_fast.ops import report
+
+    return report.report()
+
+
+COMMANDS = {
+    Train: train,
+    Look: look,
+    Translate: translate,
+    Evaluate: evaluate,
+    Report: report,
+    Export: export,
+    Demo: demo,
+    Info: info,
+}
 
 
 def _train_defaults(arguments: list[str]) -> Train:
@@ -401,7 +446,7 @@ def _train_defaults(arguments: list[str]) -> Train:
     return Train(run=load_config(choose(known.device, None).preset))
 
 
-def parse(arguments: list[str]) -> Train | Look | Translate | Evaluate | Export | Demo | Info:
+def parse(arguments: list[str]) -> Train | Look | Translate | Evaluate | Report | Export | Demo | Info:
     """The command that arguments name; exits with status 2 on flags that do not exist, and with 0 after help."""
     names = {kind.__name__.lower(): kind for kind in COMMANDS}
     if arguments and arguments[0] in names:
@@ -418,6 +463,7 @@ def parse(arguments: list[str]) -> Train | Look | Translate | Evaluate | Export 
         | Annotated[Look, command("look")]
         | Annotated[Translate, command("translate")]
         | Annotated[Evaluate, command("evaluate")]
+        | Annotated[Report, command("report")]
         | Annotated[Export, command("export")]
         | Annotated[Demo, command("demo")]
         | Annotated[Info, command("info")]

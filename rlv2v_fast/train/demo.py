@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from rlv2v_fast.metrics.frame import psnr, ssim
 from rlv2v_fast.metrics.video import temporal_error
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN
 from rlv2v_fast.train.config import load_config, resolve
+from rlv2v_fast.train.report.write import REPORT_FILE, reported
 from rlv2v_fast.train.run import fit
 
 SOURCE_CLIPS, TARGET_CLIPS = 200, 40
@@ -35,13 +37,16 @@ NO_FILES = Path("figure1")
 PALETTE = torch.tensor([BLUE, RED, (0, 0, 0)], dtype=torch.float32) / 127.5 - 1
 
 
-def run_demo(out: Path, *, minutes: float = 4.0, seed: int = 0, quiet: bool = False) -> dict[str, dict[str, float]]:
-    """Scores, by method and name, on eight scenes that the demo did not train on; writes previews into out.
+def run_demo(
+    out: Path, *, minutes: float = 4.0, seed: int = 0, quiet: bool = False, environment: Sequence[str] = ()
+) -> dict[str, dict[str, float]]:
+    """Scores, by method and name, on eight scenes that the demo did not train on; writes pictures and a report.
 
     Args:
         out: folder of the run; an earlier demo there is replaced.
         minutes: training time.
         seed: of the training clips and of the run.
+        environment: what the report tells of the machine, a fact a line.
 
     Raises:
         InputError: out holds something other than a demo, or minutes is not positive.
@@ -61,7 +66,8 @@ def run_demo(out: Path, *, minutes: float = 4.0, seed: int = 0, quiet: bool = Fa
         "y": Domain.from_arrays(targets, frames=frames, size=side),
     }
     print(f"Training for {minutes:g} minutes on {SOURCE_CLIPS} source and {TARGET_CLIPS} target clips, unpaired")
-    trainer = fit(config, domains)
+    with reported(config, domains, environment):
+        trainer = fit(config, domains)
     fitted = fit_mean_std([to_tensor(clip) for clip in targets])
     scores = _score(trainer.model, fitted, frames, side)
     _report(scores, trainer.step)
@@ -151,3 +157,4 @@ def _show(model: RLV2VGAN, fitted: tuple[Tensor, Tensor], frames: int, size: int
         for frame in translated:
             writer.write(frame)
     print(f"{out / 'preview.png'}: source, colour transfer, RL-V2V-GAN, truth (rows); {out / 'translation.gif'}")
+    print(f"report: {out / REPORT_FILE}")

@@ -1,4 +1,4 @@
-"""What a run reports: metrics.jsonl, the progress bar, preview sheets, TensorBoard."""
+"""What a run reports: metrics.jsonl, the progress bar, previews, TensorBoard."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from rlv2v_fast.models.rlv2vgan import RLV2VGAN
 
 METRICS_FILE = "metrics.jsonl"
 SHEET_COLUMNS = 8
+# Milliseconds that an animated preview shows a frame.
+FRAME_MS = 125
 
 
 class RunLog:
@@ -93,8 +95,8 @@ def summary_writer() -> Any:
     return SummaryWriter
 
 
-def preview_sheet(model: RLV2VGAN, clips: dict[str, Tensor], device: torch.device) -> Image.Image:
-    """An image with rows of source, translated and reconstructed frames, for X -> Y -> X and then Y -> X -> Y.
+def preview_rows(model: RLV2VGAN, clips: dict[str, Tensor], device: torch.device) -> list[np.ndarray]:
+    """Source, translated and reconstructed clips, (T, H, W, 3) uint8, for X -> Y -> X and then Y -> X -> Y.
 
     Args:
         clips: (1, T, C, H, W) of "x" and "y" in [-1, 1].
@@ -104,17 +106,29 @@ def preview_sheet(model: RLV2VGAN, clips: dict[str, Tensor], device: torch.devic
         source = clips[domain].to(device)
         translated = model.translate(source, there)
         reconstructed = model.translate(translated, back)
-        shown = np.linspace(0, source.shape[1] - 1, min(SHEET_COLUMNS, source.shape[1])).round().astype(int)
-        for video in (source, translated, reconstructed):
-            rows.append(np.concatenate(list(to_uint8(video[0, torch.from_numpy(shown)])), axis=1))
-    return Image.fromarray(np.concatenate(rows, axis=0))
+        rows += [to_uint8(video[0]) for video in (source, translated, reconstructed)]
+    return rows
 
 
-def save_preview(sheet: Image.Image, path: Path) -> None:
-    """Write a sheet, enlarged so that a frame has at least 64 pixels."""
-    what = f"preview {str(path)!r}"
-    with written(what):
+def save_preview(rows: list[np.ndarray], path: Path) -> None:
+    """Write the six clips of preview_rows twice, enlarged so that a frame has at least 64 pixels.
+
+    As a sheet at path (png), with a row of some frames for each clip, and animated beside it (webp): a row of three
+    clips for each direction.
+    """
+    with written(f"preview {str(path)!r}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-    scale = max(1, math.ceil(64 * 6 / sheet.height))
-    with replaced(path, what) as unfinished:
-        sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST).save(unfinished)
+    scale = max(1, math.ceil(64 / rows[0].shape[1]))
+    shown = np.linspace(0, len(rows[0]) - 1, min(SHEET_COLUMNS, len(rows[0]))).round().astype(int)
+    with replaced(path, f"preview {str(path)!r}") as unfinished:
+        _enlarged(np.concatenate([np.concatenate(list(row[shown]), axis=1) for row in rows]), scale).save(unfinished)
+    moving = np.concatenate([np.concatenate(rows[i : i + 3], axis=2) for i in (0, 3)], axis=1)
+    first, *others = [_enlarged(frame, scale) for frame in moving]
+    animated = path.with_suffix(".webp")
+    with replaced(animated, f"preview {str(animated)!r}") as unfinished:
+        first.save(unfinished, save_all=True, append_images=others, duration=FRAME_MS, loop=0, quality=85, method=2)
+
+
+def _enlarged(picture: np.ndarray, scale: int) -> Image.Image:
+    image = Image.fromarray(picture)
+    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)

@@ -104,6 +104,7 @@ def write_report(settled: Settled, run: Path) -> None:
     """Write look.json: what was estimated, how sure it is, and what it decided."""
     record = {
         "alone": settled.alone,
+        "words": str(settled),
         "evidence": settled.evidence,
         "enough": ENOUGH,
         **{name: {"spread": found.spread, "matched": found.matched} for name, found in settled.estimates.items()},

@@ -18,7 +18,7 @@ from rlv2v_fast.files import check_folder, write_text
 from rlv2v_fast.train import distributed, look
 from rlv2v_fast.train.checkpoint import best_distance, checkpoints, remove_unfinished, save_best, step_of
 from rlv2v_fast.train.config import TrainConfig, save_config
-from rlv2v_fast.train.logging import RunLog, preview_sheet, save_preview, summary_writer
+from rlv2v_fast.train.logging import RunLog, preview_rows, save_preview, summary_writer
 from rlv2v_fast.train.protocols import ClipSource
 from rlv2v_fast.train.selection import is_judged, judged_clips, keep_if_best
 from rlv2v_fast.train.signals import Stopped, held_back
@@ -107,7 +107,7 @@ def settle(config: TrainConfig, domains: Mapping[str, ClipSource]) -> tuple[bool
             save_config(config, run / "config.yaml")
             model = look.model_of(found)
             clips = {domain: source.spread(1) for domain, source in domains.items()}
-            save_preview(preview_sheet(model, clips, torch.device("cpu")), run / "previews" / "step_00000000.png")
+            save_preview(preview_rows(model, clips, torch.device("cpu")), run / "previews" / "step_00000000.png")
             save_best(run, 0, model, 0.0)
         return found.alone, str(found)
 

@@ -20,7 +20,7 @@ from rlv2v_fast.rl.replay import Transitions
 from rlv2v_fast.train import distributed, threads
 from rlv2v_fast.train.checkpoint import load_state, save_checkpoint
 from rlv2v_fast.train.config import TrainConfig, changed_fields, from_dict, to_dict
-from rlv2v_fast.train.logging import preview_sheet, save_preview
+from rlv2v_fast.train.logging import preview_rows, save_preview
 from rlv2v_fast.train.pairs import square_pairs
 from rlv2v_fast.train.protocols import ClipSource
 from rlv2v_fast.train.reinforcement import Reinforcement
@@ -181,10 +181,10 @@ class Trainer:
         self.step = state["step"]
 
     def preview(self, path: Path) -> None:
-        """Write a sheet of source, translated and reconstructed frames. The clips are always the same."""
+        """Write source, translated and reconstructed clips, still and animated. The clips are always the same."""
         random = torch.Generator().manual_seed(self.config.seed + 4)
         clips = {domain: self.domains[domain].batch(random, 1) for domain in DOMAINS}
-        save_preview(preview_sheet(self.model, clips, self.device), path)
+        save_preview(preview_rows(self.model, clips, self.device), path)
 
     def _draw(self, domain: str) -> Tensor:
         """The domain's clips of an iteration, (B, window, 3, size, size): in every clip the same random window."""

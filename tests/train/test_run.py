@@ -59,7 +59,8 @@ def test_metrics_have_one_row_a_step_after_resuming_a_killed_run(config, domains
 def test_a_run_leaves_checkpoints_a_preview_and_its_config(config, domains):
     fit(dataclasses.replace(config, steps=7, keep=2), domains)
     assert [p.name for p in checkpoints(config.out)] == ["step_00000006", "step_00000007"]
-    assert sorted(p.name for p in (config.out / "previews").iterdir()) == ["step_00000004.png", "step_00000007.png"]
+    previews = [f"step_0000000{step}.{kind}" for step in (4, 7) for kind in ("png", "webp")]
+    assert sorted(p.name for p in (config.out / "previews").iterdir()) == previews
     assert (config.out / "config.yaml").is_file()
     assert not list((config.out / "checkpoints").glob(".*"))
 
