@@ -307,7 +307,8 @@ def _settings(facts: Facts) -> Iterator[str]:
     every = settings(facts.config)
     changed, usual = ([s for s in every if s.is_changed is flag] for flag in (True, False))
     yield "<h2>Settings</h2>"
-    yield "<p>What differs from the defaults. Of folders the name alone is shown.</p>"
+    idle = " Nothing was trained, so those of networks, losses and steps had no effect." * bool(facts.look.get("alone"))
+    yield f"<p>What differs from the defaults. Of folders the name alone is shown.{idle}</p>"
     yield _setting_table(changed, with_default=True)
     yield f"<details><summary>{len(usual)} settings have their defaults</summary>"
     yield _setting_table(usual, with_default=False)
