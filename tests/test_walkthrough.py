@@ -21,9 +21,8 @@ def meadow(count, height, width):
     y, x = np.mgrid[:height, :width] / max(height, width)
     for index in range(count):
         hill = y > 0.3 + 0.1 * np.sin(7 * x)
-        frame = (
-            np.where(hill[..., None], [90, 160, 50], [170, 200, 240]) * (0.7 + 0.3 * np.cos(9 * x + 5 * y))[..., None]
-        )
+        light = 0.7 + 0.3 * np.cos(9 * x + 5 * y)
+        frame = np.where(hill[..., None], [90, 160, 50], [170, 200, 240]) * light[..., None]
         frame[(x - 0.2 - 0.004 * index) ** 2 + (y - 0.35) ** 2 < 0.02] = (150, 140, 150)
         yield frame.clip(0, 255).astype(np.uint8)
 

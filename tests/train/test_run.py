@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from rlv2v_fast.data.clips import Domain
@@ -61,6 +62,8 @@ def test_a_run_leaves_checkpoints_a_preview_and_its_config(config, domains):
     assert [p.name for p in checkpoints(config.out)] == ["step_00000006", "step_00000007"]
     previews = [f"step_0000000{step}.{kind}" for step in (4, 7) for kind in ("png", "webp")]
     assert sorted(p.name for p in (config.out / "previews").iterdir()) == previews
+    with Image.open(config.out / "previews" / previews[-1]) as moving:
+        assert moving.n_frames == config.frames
     assert (config.out / "config.yaml").is_file()
     assert not list((config.out / "checkpoints").glob(".*"))
 

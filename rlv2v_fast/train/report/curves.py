@@ -9,7 +9,7 @@ from html import escape
 
 # The size of a chart in its own units, about the pixels of a telephone's screen, and the margins for the labels.
 _WIDTH, _HEIGHT = 380, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 26, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 24, 26, 40
 # Points of a line, at most. More rows are averaged.
 POINTS = 160
 COLOURS = 6
@@ -38,7 +38,7 @@ def chart(
     across: str = "step",
     dots: bool = False,
     joined: bool = True,
-    limit: tuple[float, str] | None = None,
+    limit: float | None = None,
 ) -> str:
     """An SVG of the series; "" where there is nothing finite to draw.
 
@@ -47,13 +47,13 @@ def chart(
         across: of the horizontal axis.
         dots: mark every value: for few of them. Otherwise long series are averaged.
         joined: draw lines between values.
-        limit: a value to draw a line at, and its name.
+        limit: a value to draw a line at.
     """
     lines = [(each, list(_runs(each.steps, each.values) if dots else _averaged(each))) for each in series]
     points = [point for _, runs in lines for run in runs for point in run]
     if not points:
         return ""
-    values = [value for _, value in points] + ([limit[0]] if limit else [])
+    values = [value for _, value in points] + ([limit] if limit is not None else [])
     up = _Axis(min(values), max(values), _HEIGHT - _BOTTOM, _TOP, log=_is_log(values))
     right = _Axis(min(s for s, _ in points), max(s for s, _ in points), _LEFT, _WIDTH - _RIGHT, whole=True)
     parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(label)} by {escape(across)}">']
@@ -68,10 +68,9 @@ def chart(
     scale = " (logarithmic)" if up.log else ""
     parts.append(f'<text class="label" x="4" y="13">{escape(label)}{scale}</text>')
     parts.append(f'<text class="across" x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 6}">{escape(across)}</text>')
-    if limit:
-        y = up.place(limit[0])
+    if limit is not None:
+        y = up.place(limit)
         parts.append(f'<line class="limit" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="limit" x="{_WIDTH - _RIGHT}" y="{y - 5:.1f}">{escape(limit[1])}</text>')
     for each, runs in lines:
         style = f"c{each.colour % COLOURS}{' dashed' if each.dashed else ''}"
         for run in runs:
@@ -84,13 +83,14 @@ def chart(
     return "".join([*parts, "</svg>"])
 
 
-def legend(series: Sequence[Series]) -> str:
-    """A list of the series' names, each with a piece of its line; "" for one series, which the axis names."""
+def legend(series: Sequence[Series], *, joined: bool = True) -> str:
+    """A list of the series' names, each with a piece of its line, or a dot; "" for one series, which the axis names."""
     if len(series) < 2:
         return ""
-    line = '<svg viewBox="0 0 24 10" aria-hidden="true"><path class="line c{}{}" d="M1 5L23 5"/></svg>'
+    line, dot = '<path class="line c{}{}" d="M1 5L23 5"/>', '<circle class="dot c{}{}" cx="12" cy="5" r="3"/>'
+    sign = f'<svg viewBox="0 0 24 10" aria-hidden="true">{line if joined else dot}</svg>'
     items = [
-        f"<li>{line.format(each.colour % COLOURS, ' dashed' if each.dashed else '')}{escape(each.name)}</li>"
+        f"<li>{sign.format(each.colour % COLOURS, ' dashed' if each.dashed else '')}{escape(each.name)}</li>"
         for each in series
     ]
     return f'<ul class="legend">{"".join(items)}</ul>'

@@ -242,10 +242,11 @@ def _starts(facts: Facts) -> Iterator[str]:
         )
         for index, (name, each) in enumerate(facts.starts.items())
     ]
-    limit = (failed, "failed above, from source to target") if failed is not None else None
-    drawn = chart(series, "unpaired distance", across="start", dots=True, joined=False, limit=limit)
+    drawn = chart(series, "unpaired distance", across="start", dots=True, joined=False, limit=failed)
     meaning = "The lower, the nearer the start's translations are to real clips."
-    yield f'<div class="charts">{_figure("Distance of each start", drawn, series, meaning)}'
+    if failed is not None:
+        meaning += f" Dotted line: from source to target, a start above {number(failed)} has failed."
+    yield f'<div class="charts">{_figure("Distance of each start", drawn, legend(series, joined=False), meaning)}'
     rows = []
     for index in range(count):
         cells = [each[index] if index < len(each) else None for each in facts.starts.values()]
@@ -277,7 +278,7 @@ def _curves(facts: Facts) -> Iterator[str]:
     for kind in (*_KINDS, other):
         series = _series(facts.rows, [n for n in names if _base(n) in kind.names], kind)
         if drawn := chart(series, kind.axis, dots=kind.dots):
-            yield _figure(kind.title, drawn, series, kind.meaning)
+            yield _figure(kind.title, drawn, legend(series), kind.meaning)
     yield "</div>"
 
 
@@ -298,8 +299,8 @@ def _base(name: str) -> str:
     return name[:-2] if name.endswith(("_x", "_y")) else name
 
 
-def _figure(title: str, drawn: str, series: Sequence[Series], meaning: str) -> str:
-    caption = f"{legend(series)}<p>{escape(meaning)}</p>"
+def _figure(title: str, drawn: str, names: str, meaning: str) -> str:
+    caption = f"{names}<p>{escape(meaning)}</p>"
     return f"<figure><h3>{escape(title)}</h3>{drawn}<figcaption>{caption}</figcaption></figure>"
 
 

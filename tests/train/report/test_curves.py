@@ -35,7 +35,7 @@ def test_long_series_are_averaged():
 
 
 def test_names_are_escaped():
-    assert "<b>" not in chart([Series("<b>", [1], [1])], "<b>", across="<b>", limit=(1, "<b>"))
+    assert "<b>" not in chart([Series("<b>", [1], [1])], "<b>", across="<b>", limit=1)
 
 
 @pytest.mark.parametrize(
