@@ -218,6 +218,7 @@ def test_a_wheel_carries_libraries_kernels_and_presets(tmp_path):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"rlv2v_fast/_ops_cpu.so", "rlv2v_fast/_build_info.json", "rlv2v_fast/py.typed"} <= names
     assert "rlv2v_fast/train/presets/figure1-cpu.yaml" in names
+    assert "rlv2v_fast/train/report/page.html" in names
     assert any(name.startswith("rlv2v_fast/_C.") for name in names)
     assert "rlv2v_fast/kernels/__init__.py" in names
     assert not any(name.startswith(("kernels/", "tests/", "csrc/", "bench/", "build_backend")) for name in names)

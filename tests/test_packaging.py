@@ -30,6 +30,7 @@ FAST_TESTS = [
     "tests/nn/test_norm.py::test_make_norm_knows_its_names",
     "tests/ops/test_bn_relu.py::test_zero_batch",
     "tests/rl/test_replay.py::test_the_state_is_a_copy",
+    "tests/train/report/test_settings.py::test_what_differs_comes_first_and_everything_has_a_meaning",
     "tests/train/test_config.py::test_presets_load",
 ]
 

@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from rlv2v_fast.errors import InputError, TrainingDivergedError
+from rlv2v_fast.files import replaced
 from rlv2v_fast.train import distributed
 from rlv2v_fast.train.checkpoint import SETTINGS_FILE
 from rlv2v_fast.train.config import TrainConfig, resolve_device
@@ -47,13 +48,10 @@ def write_report(run: Path, domains: Mapping[str, ClipSource] | None = None, dev
     note = _sample(facts, domains, device)
     _, scenes = samples.saved(run)
     text = page(facts, scenes, note, datetime.now())
-    path, unfinished = run / REPORT_FILE, run / f".{REPORT_FILE}"
-    try:
+    path = run / REPORT_FILE
+    with replaced(path, f"report {str(path)!r}") as unfinished:
         # A file name that is not UTF-8 has characters that cannot be written.
         unfinished.write_bytes(text.encode(errors="replace"))
-        unfinished.replace(path)
-    except OSError as error:
-        raise InputError(f"report {str(path)!r} cannot be written: {error.strerror}") from error
     return path
 
 
