@@ -125,8 +125,11 @@ def _lost_marks(frame: VideoFrame) -> tuple[str, ...]:
 
 
 def _side_data(frame: VideoFrame, kind: Type) -> Buffer | None:
-    # The stubs know no side data but motion vectors.
-    return cast("Mapping[Type, Buffer]", frame.side_data).get(kind)
+    from av.sidedata.sidedata import SideDataContainer
+
+    # Not frame.side_data: that is kept in the frame and refers to it, and the frame is held until garbage is collected.
+    # The stubs know neither its argument nor other side data than motion vectors.
+    return cast("Mapping[Type, Buffer]", SideDataContainer(frame)).get(kind)  # type: ignore[call-arg]
 
 
 def _colours(path: Path, frame: VideoFrame) -> colour.Colours:

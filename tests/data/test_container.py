@@ -1,3 +1,4 @@
+import gc
 import struct
 from fractions import Fraction
 
@@ -9,7 +10,7 @@ from av.stream import Disposition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlv2v_fast.data import probe, read_frames, read_timed
+from rlv2v_fast.data import VideoWriter, probe, read_frames, read_timed
 from rlv2v_fast.errors import InputError
 from tests.data.helpers import UNEVEN, clicks, first_pixel, flashes, flashing, gray, make, plain, remux
 
@@ -254,3 +255,17 @@ def test_audio_before_the_pictures_does_not_move_their_clock(tmp_path):
     path = make(tmp_path / "a.mp4", flashing(UNEVEN), UNEVEN, Fraction(5), offset=Fraction(1), audio=audio)
     assert probe(path).start == 1
     assert flashes(path)[0] == pytest.approx([t + 1 for t in WHOLE])
+
+
+def test_no_decoded_frame_is_held_until_garbage_is_collected(tmp_path):
+    path = tmp_path / "a.mp4"
+    with VideoWriter(path, 16, 16, 25) as writer:
+        for level in range(30):
+            writer.write(np.full((16, 16, 3), level, np.uint8))
+    gc.collect()
+    gc.disable()
+    try:
+        assert sum(1 for _ in read_frames(path)) == 30
+        assert sum(type(each) is av.VideoFrame for each in gc.get_objects()) < 5
+    finally:
+        gc.enable()
