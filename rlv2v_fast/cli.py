@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 import rlv2v_fast
-from rlv2v_fast.errors import InputError, MediaWarning, PipeClosedError
+from rlv2v_fast.errors import InputError, MediaWarning, PipeClosedError, RunWarning
 from rlv2v_fast.files import check_writable, write_text, written
 from rlv2v_fast.flags import check_flags
 from rlv2v_fast.train import signals
@@ -593,13 +593,14 @@ def _sentences(*, by_all: bool) -> Iterator[None]:
     shown = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
-        if not issubclass(category, MediaWarning):
+        if not issubclass(category, (MediaWarning, RunWarning)):
             shown(message, category, *rest, **more)
         elif by_all or os.environ.get("RANK", "0") == "0":
             _say(message)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", MediaWarning)
+        warnings.simplefilter("always", RunWarning)
         warnings.showwarning = show
         yield
 

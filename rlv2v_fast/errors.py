@@ -16,6 +16,13 @@ class MediaWarning(UserWarning):
     """
 
 
+class RunWarning(UserWarning):
+    """Something in the folder of a run is damaged, and the run goes on without it.
+
+    The message is one sentence, which the command line prints.
+    """
+
+
 class TrainingDivergedError(InputError):
     """A loss became NaN or infinite."""
 

@@ -14,6 +14,7 @@ PACKAGE = ROOT / "rlv2v_fast"
 ALLOWED = {
     "errors": set(),
     "files": {"errors"},
+    "hashes": {"errors"},
     "waiting": set(),
     "machine": set(),
     "domains": set(),
@@ -24,13 +25,13 @@ ALLOWED = {
     "ops": {"ops", "reference", "kernels", "extension", "waiting", "rlv2v_fast"},
     "nn": {"nn", "ops"},
     "convert": {"nn"},
-    "models": {"models", "nn", "looks", "domains", "files", "errors"},
+    "models": {"models", "nn", "looks", "domains", "files", "hashes", "errors"},
     "losses": {"losses"},
     "metrics": {"metrics", "errors"},
     "data": {"data", "files", "errors"},
     "rl": {"rl", "losses", "domains"},
     "train": {
-        *("train", "models", "nn", "losses", "rl", "data", "metrics", "looks", "domains", "files", "errors"),
+        *("train", "models", "nn", "losses", "rl", "data", "metrics", "looks", "domains", "files", "hashes", "errors"),
     },
     "flags": {"errors"},
     "cli": {"train", "models", "ops", "data", "metrics", "looks", "files", "flags", "errors", "rlv2v_fast"},

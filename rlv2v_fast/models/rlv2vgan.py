@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from rlv2v_fast.domains import DIRECTIONS, DOMAINS
 from rlv2v_fast.errors import InputError
+from rlv2v_fast.hashes import check_hash
 from rlv2v_fast.models.budget import MIB, Portion, default_budget, portion
 from rlv2v_fast.models.card import CARD_FILE, model_card
 from rlv2v_fast.models.discriminator import Discriminator
@@ -260,6 +261,7 @@ class RLV2VGAN(nn.Module):
     def load_weights(self, folder: Path) -> None:
         """Load model.safetensors of folder; InputError names the first tensor that does not fit."""
         path = folder / WEIGHTS_FILE
+        check_hash(path)
         try:
             tensors = load(path.read_bytes())  # load_file takes no name that is not UTF-8
         except FileNotFoundError:
@@ -278,12 +280,15 @@ class RLV2VGAN(nn.Module):
 def read_model_config(folder: Path) -> ModelConfig:
     """The ModelConfig of a saved model. InputError where there is none or it has another format."""
     path = folder / CONFIG_FILE
+    check_hash(path)
     try:
         record = json.loads(path.read_text())
         version, values = record["format"], dict(record["model"].items())
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"model {folder} has no {CONFIG_FILE}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise InputError(f"model file {path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"model file {path} is not a model's {CONFIG_FILE}: {error!r}") from error
     if version != FORMAT:
         raise InputError(f"model file {path} has format {version}; this version of rlv2v_fast reads format {FORMAT}")

@@ -2,7 +2,8 @@
 
 RUN/checkpoints/step_XXXXXXXX/ holds the model as save_pretrained writes it, and state.pt. RUN/best/step_XXXXXXXX/
 holds the best model (train/selection.py), and its distance in best.json. A folder is written under another name and
-then renamed, so a folder with its final name is complete.
+then renamed, and renamed before it is deleted, so a folder with its final name is complete. Each holds the hashes of
+its files (rlv2v_fast/hashes.py).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 from safetensors import SafetensorError
 
 from rlv2v_fast.errors import InputError
+from rlv2v_fast.hashes import check_hash, check_hashes, write_hashes
 from rlv2v_fast.models.rlv2vgan import CONFIG_FILE, RLV2VGAN
 from rlv2v_fast.train import distributed
 
@@ -63,7 +65,7 @@ def save_checkpoint(run: Path, step: int, model: RLV2VGAN, state: dict[str, Any]
         if first:
             shutil.rmtree(unfinished, ignore_errors=True)
     for old in checkpoints(run)[:-keep] if first else ():
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
     return folder
 
 
@@ -82,7 +84,7 @@ def save_best(run: Path, step: int, model: RLV2VGAN, distance: float) -> Path:
         shutil.rmtree(unfinished, ignore_errors=True)
     for old in _complete(run / "best"):
         if old != folder:
-            shutil.rmtree(old, ignore_errors=True)
+            _remove(old)
     return folder
 
 
@@ -92,12 +94,56 @@ def remove_unfinished(run: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
+def newest_whole(run: Path) -> tuple[Path | None, list[InputError]]:
+    """The newest checkpoint whose files are as they were written, None where there is none; and what newer ones lack.
+
+    Raises:
+        InputError: there are checkpoints, and all of them are damaged. It names the first damaged file of the newest.
+    """
+    errors: list[InputError] = []
+    for folder in reversed(checkpoints(run)):
+        try:
+            check_hashes(folder)
+        except InputError as error:
+            errors.append(error)
+        else:
+            return folder, errors
+    if errors:
+        raise errors[0]
+    return None, []
+
+
+def set_aside(folder: Path) -> Path:
+    """The new name of a damaged folder, under which it is no checkpoint or best model any more."""
+    aside = folder.with_name(f"damaged_{folder.name}.{secrets.token_hex(4)}")
+    with _written(f"folder {aside}"):
+        folder.rename(aside)
+    return aside
+
+
+def damage_of_best(run: Path) -> tuple[Path, InputError] | None:
+    """The folder of a run's best model, and what is wrong with it; None where nothing is."""
+    folder = best_folder(run)
+    if folder is not None:
+        try:
+            check_hashes(folder)
+            best_distance(run)
+        except InputError as error:
+            return folder, error
+    return None
+
+
+def best_folder(run: Path) -> Path | None:
+    """The folder of a run's best model, None where there is none."""
+    return next(reversed(_complete(run / "best")), None)
+
+
 def best_distance(run: Path) -> float:
     """The distance of a run's best model; infinite where there is none."""
-    best = _complete(run / "best")
-    if not best:
+    best = best_folder(run)
+    if best is None:
         return math.inf
-    path = best[-1] / BEST_FILE
+    path = best / BEST_FILE
     try:
         return float(json.loads(path.read_text())["distance"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -117,6 +163,7 @@ def state_file(process: int) -> str:
 def load_state(folder: Path, process: int = 0) -> dict[str, Any]:
     """The state of a process in a checkpoint. InputError where it is missing, damaged or of another format."""
     path = folder / state_file(process)
+    check_hash(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         version = state["format"]
@@ -129,6 +176,18 @@ def load_state(folder: Path, process: int = 0) -> dict[str, Any]:
     if version != FORMAT:
         raise InputError(f"checkpoint {path} has format {version}; this version of rlv2v_fast reads format {FORMAT}")
     return state
+
+
+@contextmanager
+def fitting(folder: Path) -> Iterator[None]:
+    """Turn errors of a state that was read from folder and is not what this version writes into InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise InputError(f"checkpoint {folder} does not hold the state of this run: {reason}") from error
 
 
 def model_folder(path: Path) -> Path:
@@ -146,7 +205,7 @@ def model_folder(path: Path) -> Path:
 def _settings(run: Path) -> str:
     """The settings of a run as it wrote them, without paths, which may be private; "" before it did."""
     path = run / SETTINGS_FILE
-    lines = path.read_text().splitlines() if path.is_file() else []
+    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
     return "\n".join(line for line in lines if not line.startswith(_PATHS))
 
 
@@ -168,13 +227,30 @@ def _written(what: str) -> Iterator[None]:
 
 
 def _put_in_place(unfinished: Path, folder: Path) -> None:
-    for path in unfinished.iterdir():
+    """Rename a folder once all of it is on the disk, its hashes included."""
+    write_hashes(unfinished)
+    for path in (*unfinished.iterdir(), unfinished):
         _flush(path)
     if folder.exists():
-        shutil.rmtree(folder)
+        _remove(folder)
     unfinished.rename(folder)
+    _flush(folder.parent)  # older ones are deleted next
+
+
+def _remove(folder: Path) -> None:
+    """Delete a complete folder. Renamed first, it is not taken for a complete one where the process ends halfway."""
+    leaving = _unfinished(folder)
+    with suppress(OSError):
+        folder.rename(leaving)
+        shutil.rmtree(leaving, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    """Wait until a file, or the names in a folder, are on the disk."""
+    if path.is_dir() and os.name == "nt":  # Windows opens no folders
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -348,7 +348,10 @@ def load_config(name: str | Path) -> TrainConfig:
 
     try:
         values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"config {path} cannot be read: {error.strerror}") from error
+    # Of a date that does not exist, YAML raises ValueError, and of a deep nest RecursionError.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"config {path} is not YAML: {' '.join(str(error).split())}") from error
     return from_dict(values if values is not None else {}, str(path))
 
@@ -385,6 +388,12 @@ def changed_fields(old: TrainConfig, new: TrainConfig) -> list[tuple[str, Any, A
     scheduled = new.optim.decay or (new.loss.cycle > 0 and new.loss.cycle_from > 0)
     free = RESUMABLE - {"steps"} if scheduled else RESUMABLE
     return [(name, before[name], after[name]) for name in before if before[name] != after[name] and name not in free]
+
+
+def check_unchanged(old: TrainConfig, new: TrainConfig) -> None:
+    """Raise InputError, which names the field, where a resumed run may not change as from old to new."""
+    for name, before, after in changed_fields(old, new):
+        raise InputError(f"{name} cannot change when resuming: the run has {before!r}; got {after!r}")
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

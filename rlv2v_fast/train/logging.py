@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,7 @@ class RunLog:
     ) -> None:
         path = run / METRICS_FILE
         self._what = f"log {str(path)!r}"
-        rows = path.read_text().splitlines()[:step] if path.exists() else []
-        write_text(path, "".join(row + "\n" for row in rows), self._what)
+        write_text(path, "".join(_rows_until(step, path)), self._what)
         with written(self._what):
             self._file = path.open("a")
         self._bar = tqdm(total=steps, initial=step, disable=quiet, unit="step", dynamic_ncols=True)
@@ -66,6 +66,20 @@ class RunLog:
             self._file.close()
         if self._events is not None:
             self._events.close()
+
+
+def _rows_until(step: int, path: Path) -> Iterator[str]:
+    """The lines of a log with the rows up to step, each step once. Lines that are no rows are left out."""
+    last = 0
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
+        try:
+            number = json.loads(line)["step"]
+            is_next = last < number <= step
+        except (ValueError, KeyError, TypeError):
+            continue
+        if is_next:
+            last = number
+            yield line + "\n"
 
 
 def _summary(losses: dict[str, float]) -> str:

@@ -6,19 +6,32 @@ import json
 import math
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from rlv2v_fast.errors import InputError, TrainingDivergedError
+from rlv2v_fast.data.locks import locked
+from rlv2v_fast.errors import InputError, RunWarning, TrainingDivergedError
 from rlv2v_fast.files import check_folder, write_text
 from rlv2v_fast.train import distributed, look
-from rlv2v_fast.train.checkpoint import best_distance, checkpoints, remove_unfinished, save_best, step_of
-from rlv2v_fast.train.config import TrainConfig, save_config
-from rlv2v_fast.train.logging import RunLog, preview_rows, save_preview, summary_writer
+from rlv2v_fast.train.checkpoint import (
+    SETTINGS_FILE,
+    best_folder,
+    checkpoints,
+    damage_of_best,
+    newest_whole,
+    remove_unfinished,
+    save_best,
+    set_aside,
+    step_of,
+)
+from rlv2v_fast.train.config import TrainConfig, check_unchanged, load_config, save_config
+from rlv2v_fast.train.logging import METRICS_FILE, RunLog, preview_rows, save_preview, summary_writer
 from rlv2v_fast.train.protocols import ClipSource
 from rlv2v_fast.train.selection import is_judged, judged_clips, keep_if_best
 from rlv2v_fast.train.signals import Stopped, held_back
@@ -30,18 +43,20 @@ def fit(config: TrainConfig, domains: Mapping[str, ClipSource], *, resume: bool 
     """The trainer after the run that config describes, in the folder config.out.
 
     Args:
-        resume: continue from the newest checkpoint in that folder, or from its unfinished starts.
+        resume: continue from the newest whole checkpoint in that folder, or from its unfinished starts; from the first
+            step where the run was killed before either was written. What is damaged is set aside, with a RunWarning.
 
     Raises:
-        InputError: the folder cannot be used, or the run cannot be resumed as asked.
+        InputError: the folder cannot be used, another process uses it, or the run cannot be resumed as asked.
         TrainingDivergedError: a loss is NaN or infinite. The last checkpoint stays.
         Stopped: after Ctrl-C, SIGTERM or SIGHUP, once the running iteration has ended and all is saved.
     """
     assert config.out is not None
     run = config.out
-    saved, begun = distributed.from_first(lambda: _prepare(config, run, resume))
-    deadline = time.monotonic() + 60 * (config.max_minutes or math.inf)
-    with held_back() as came:
+    with ExitStack() as held:
+        saved, begun = distributed.from_first(lambda: _prepare(config, run, resume, held))
+        deadline = time.monotonic() + 60 * (config.max_minutes or math.inf)
+        came = held.enter_context(held_back())
         ending = _Ending(came, deadline)
         if saved is not None:
             trainer = Trainer(config, domains)
@@ -100,16 +115,17 @@ def settle(config: TrainConfig, domains: Mapping[str, ClipSource]) -> tuple[bool
         return False, ""
 
     def decide() -> tuple[bool, str]:
-        _prepare(config, run, resume=False)
-        found = look.settle(domains, config.pairs)
-        look.write_report(found, run)
-        if found.alone:
-            save_config(config, run / "config.yaml")
-            model = look.model_of(found)
-            clips = {domain: source.spread(1) for domain, source in domains.items()}
-            save_preview(preview_rows(model, clips, torch.device("cpu")), run / "previews" / "step_00000000.png")
-            save_best(run, 0, model, 0.0)
-        return found.alone, str(found)
+        with ExitStack() as held:
+            _prepare(config, run, False, held)
+            found = look.settle(domains, config.pairs)
+            look.write_report(found, run)
+            if found.alone:
+                save_config(config, run / "config.yaml")
+                model = look.model_of(found)
+                clips = {domain: source.spread(1) for domain, source in domains.items()}
+                save_preview(preview_rows(model, clips, torch.device("cpu")), run / "previews" / "step_00000000.png")
+                save_best(run, 0, model, 0.0)
+            return found.alone, str(found)
 
     return distributed.from_first(decide)
 
@@ -214,28 +230,61 @@ def check_place(config: TrainConfig, *, resume: bool) -> tuple[Path | None, Path
     assert config.out is not None
     run = config.out
     check_folder(run, f"out {str(run)!r}")
-    saved, begun = checkpoints(run), checkpoints(run / STARTS)
-    if resume and not saved and not begun:
+    (saved, _), (begun, _) = newest_whole(run), newest_whole(run / STARTS)
+    if resume and saved is None and begun is None and not _is_begun(config, run):
         raise InputError(f"out {str(run)!r} holds no checkpoint to resume from")
     if (saved or begun) and not resume:
         raise InputError(f"out {str(run)!r} already holds a run; pass --resume to continue it, or another folder")
-    if not saved and not begun and math.isfinite(best_distance(run)):
+    if not resume and best_folder(run) is not None:
         # A run that ended before its first checkpoint left it. It would be taken for this run's.
         raise InputError(f"out {str(run)!r} already holds the best model of a run; remove it, or pass another folder")
-    return saved[-1] if saved else None, begun[-1] if begun else None
+    return saved, begun
 
 
-def _prepare(config: TrainConfig, run: Path, resume: bool) -> tuple[Path | None, Path | None]:
-    """What check_place gives. Makes the run's folder."""
-    found = check_place(config, resume=resume)
+def _is_begun(config: TrainConfig, run: Path) -> bool:
+    """Whether a run with this config was killed before its first checkpoint: it is resumed from its first step.
+
+    InputError names a setting that would change the run. A look that was all a run needed is no run to resume.
+    """
+    if not (run / SETTINGS_FILE).is_file() or (best_folder(run) and not (run / METRICS_FILE).is_file()):
+        return False
+    check_unchanged(load_config(run / SETTINGS_FILE), config)
+    return True
+
+
+def _prepare(config: TrainConfig, run: Path, resume: bool, held: ExitStack) -> tuple[Path | None, Path | None]:
+    """What check_place gives. Makes the run's folder, which is this process's alone until held is closed.
+
+    What is damaged is set aside, with a warning; the run goes on from what was before.
+    """
+    if not run.is_dir():
+        check_place(config, resume=resume)
     try:
         run.mkdir(parents=True, exist_ok=True)
-        (run / ".writable").touch()
-        (run / ".writable").unlink()
+        is_mine = held.enter_context(locked(run / ".lock", wait=False))
     except OSError as error:
         raise InputError(f"out {str(run)!r} cannot be written: {error.strerror}") from error
+    if not is_mine:
+        raise InputError(f"out {str(run)!r} is in use: another process trains into it")
+    found = check_place(config, resume=resume)
     if config.tensorboard:
         summary_writer()
     remove_unfinished(run)
     remove_unfinished(run / STARTS)
+    if resume:
+        _set_damaged_aside(run, found)
+        if found == (None, None):
+            shutil.rmtree(run / "best", ignore_errors=True)  # the run makes it again
     return found
+
+
+def _set_damaged_aside(run: Path, found: tuple[Path | None, Path | None]) -> None:
+    for folder, whole in zip((run, run / STARTS), found, strict=True):
+        _, errors = newest_whole(folder)
+        for damaged, error in zip(reversed(checkpoints(folder)), errors, strict=False):
+            assert whole is not None
+            aside = set_aside(damaged)
+            warnings.warn(f"{error}; the run goes on from {whole}, and {aside} may be deleted", RunWarning)
+    if (best := damage_of_best(run)) is not None:
+        aside = set_aside(best[0])
+        warnings.warn(f"{best[1]}; the best model is sought anew, and {aside} may be deleted", RunWarning)

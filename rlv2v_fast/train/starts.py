@@ -19,7 +19,7 @@ from rlv2v_fast.domains import DIRECTIONS
 from rlv2v_fast.errors import TrainingDivergedError
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN
 from rlv2v_fast.train import distributed
-from rlv2v_fast.train.checkpoint import load_state, save_checkpoint
+from rlv2v_fast.train.checkpoint import fitting, load_state, save_checkpoint
 from rlv2v_fast.train.config import RLConfig, TrainConfig
 from rlv2v_fast.train.protocols import ClipSource
 from rlv2v_fast.train.selection import judged_clips, translation_distance
@@ -171,6 +171,10 @@ class Race:
     def load(self, folder: Path) -> None:
         """Go on from what save wrote. InputError names a setting, or clips, that would change the run."""
         state = load_state(folder)
+        with fitting(folder):
+            self._restore(state, folder)
+
+    def _restore(self, state: dict[str, Any], folder: Path) -> None:
         self.trainer.check(state, folder)
         self.trainer.model.load_weights(folder)
         self.distances, self.steps, self._over = state["distances"], state["steps"], state["over"]

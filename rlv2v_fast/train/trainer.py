@@ -18,8 +18,8 @@ from rlv2v_fast.models.rlv2vgan import RLV2VGAN, ModelConfig
 from rlv2v_fast.nn.norm import SyncBatchNorm, evaluating
 from rlv2v_fast.rl.replay import Transitions
 from rlv2v_fast.train import distributed, threads
-from rlv2v_fast.train.checkpoint import load_state, save_checkpoint
-from rlv2v_fast.train.config import TrainConfig, changed_fields, from_dict, to_dict
+from rlv2v_fast.train.checkpoint import fitting, load_state, save_checkpoint
+from rlv2v_fast.train.config import TrainConfig, check_unchanged, from_dict, to_dict
 from rlv2v_fast.train.logging import preview_rows, save_preview
 from rlv2v_fast.train.pairs import square_pairs
 from rlv2v_fast.train.protocols import ClipSource
@@ -148,18 +148,16 @@ class Trainer:
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint. InputError names a setting, or clips, that would change the run."""
         state = load_state(folder)
-        self.check(state, folder)
-        self.model.load_weights(folder)
-        if distributed.rank():
-            state |= load_state(folder, distributed.rank())
-        self.restore(state)
+        with fitting(folder):
+            self.check(state, folder)
+            self.model.load_weights(folder)
+            if distributed.rank():
+                state |= load_state(folder, distributed.rank())
+            self.restore(state)
 
     def check(self, state: Mapping[str, Any], folder: Path) -> None:
         """InputError names a setting, or clips, of this run that differ from those of a state saved in folder."""
-        changed = changed_fields(from_dict(state["config"], str(folder)), self.config)
-        if changed:
-            name, before, after = changed[0]
-            raise InputError(f"{name} cannot change when resuming: the run has {before!r}; got {after!r}")
+        check_unchanged(from_dict(state["config"], str(folder)), self.config)
         processes = state.get("processes", 1)
         if processes != distributed.count():
             raise InputError(

@@ -1,5 +1,10 @@
 import math
+import os
+import pickle
+import re
 import resource
+import shutil
+import subprocess
 from contextlib import contextmanager
 
 import pytest
@@ -12,6 +17,7 @@ from rlv2v_fast.train.checkpoint import (
     checkpoints,
     load_state,
     model_folder,
+    newest_whole,
     remove_unfinished,
     save_best,
     save_checkpoint,
@@ -99,6 +105,7 @@ def test_a_best_model_that_cannot_be_written_leaves_the_old_one(tmp_path, model,
 
 def test_damaged_missing_and_future_states_are_named(tmp_path, model):
     folder = save_checkpoint(tmp_path, 1, model, {"x": torch.zeros(100)}, keep=1)
+    (folder / "SHA256SUMS").unlink()
     state = folder / "state.pt"
     whole = state.read_bytes()
     state.write_bytes(whole[: len(whole) // 2])
@@ -113,6 +120,72 @@ def test_damaged_missing_and_future_states_are_named(tmp_path, model):
     state.unlink()
     with pytest.raises(InputError, match=r"has no state\.pt"):
         load_state(folder)
+
+
+def flip(path, at=-1):
+    """Change one bit of one byte, by default of the one in the middle."""
+    data = bytearray(path.read_bytes())
+    data[at if at >= 0 else len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+FILES = ["README.md", "SHA256SUMS", "config.json", "model.safetensors", "state.pt"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_bit_in_any_file_of_a_checkpoint_is_named(tmp_path, model, name):
+    folders = [save_checkpoint(tmp_path, step, model, {"a": 1}, keep=2) for step in (1, 2)]
+    assert sorted(p.name for p in folders[1].iterdir()) == FILES
+    assert newest_whole(tmp_path) == (folders[1], [])
+    flip(folders[1] / name)
+    found, errors = newest_whole(tmp_path)
+    assert found == folders[0]
+    assert re.fullmatch(rf"file '.*step_00000002/{re.escape(name)}' is damaged: .*", str(errors[0]))
+    flip(folders[0] / name)
+    with pytest.raises(InputError, match=f"step_00000002/{re.escape(name)}' is damaged"):
+        newest_whole(tmp_path)
+
+
+def test_hashes_are_what_sha256sum_checks_and_may_be_missing(tmp_path, model):
+    folder = save_checkpoint(tmp_path, 1, model, {"a": 1}, keep=1)
+    if shutil.which("sha256sum"):
+        subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=folder, check=True, capture_output=True)
+    (folder / "SHA256SUMS").unlink()
+    flip(folder / "README.md")
+    assert newest_whole(tmp_path) == (folder, [])
+    assert load_state(folder)["a"] == 1
+
+
+def test_a_damaged_model_is_not_loaded_to_translate(tmp_path, model):
+    best = save_best(tmp_path, 3, model, 0.5)
+    for name in ("model.safetensors", "config.json"):
+        flip(best / name)
+        with pytest.raises(InputError, match=rf"{name}' is damaged: its SHA-256"):
+            RLV2VGAN.from_pretrained(model_folder(tmp_path))
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.path),))
+
+
+def test_no_file_of_a_checkpoint_runs_code(tmp_path, model):
+    folder = save_checkpoint(tmp_path, 1, model, {"a": 1}, keep=1)
+    (folder / "SHA256SUMS").unlink()
+    evil = Evil(tmp_path / "executed")
+    for name in ("state.pt", "model.safetensors", "config.json"):
+        whole = (folder / name).read_bytes()
+        torch.save({"format": 1, "x": evil}, folder / name)
+        zipped = (folder / name).read_bytes()
+        for data in (zipped, *(pickle.dumps({"format": 1, "x": evil}, protocol) for protocol in (0, 2, 5))):
+            (folder / name).write_bytes(data)
+            with pytest.raises(InputError, match=re.escape(name)):
+                load_state(folder) if name == "state.pt" else RLV2VGAN.from_pretrained(folder)
+        (folder / name).write_bytes(whole)
+    assert not (tmp_path / "executed").exists()
 
 
 def test_model_folder_finds_runs_checkpoints_and_saved_models(tmp_path, model):

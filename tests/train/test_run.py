@@ -13,13 +13,14 @@ from safetensors.torch import load_file
 
 from rlv2v_fast.data.clips import Domain
 from rlv2v_fast.data.synthetic import figure1_clips
-from rlv2v_fast.errors import InputError, TrainingDivergedError
+from rlv2v_fast.errors import InputError, RunWarning, TrainingDivergedError
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN, ModelConfig
-from rlv2v_fast.train.checkpoint import checkpoints, save_best
-from rlv2v_fast.train.config import LossConfig
+from rlv2v_fast.train.checkpoint import best_folder, checkpoints, save_best
+from rlv2v_fast.train.config import LossConfig, save_config
+from rlv2v_fast.train.logging import RunLog
 from rlv2v_fast.train.run import fit
 from rlv2v_fast.train.trainer import Trainer
-from tests.train.helpers import assert_same, weights
+from tests.train.helpers import assert_same, small, weights
 
 REMEDIES = {
     "target": "monte_carlo",
@@ -106,6 +107,77 @@ def test_a_run_is_not_overwritten_nor_resumed_from_nothing(config, domains):
     fit(dataclasses.replace(config, steps=2), domains)
     with pytest.raises(InputError, match="already holds a run; pass --resume"):
         fit(config, domains)
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_taken(config, domains):
+    config = small(config)
+    straight = fit(dataclasses.replace(config, out=config.out.with_name("straight")), domains)
+    fit(config, domains)
+    newest = checkpoints(config.out)[-1]
+    state = newest / "state.pt"
+    state.write_bytes(state.read_bytes()[:-1])
+    with pytest.warns(RunWarning, match=r"step_00000004/state\.pt' is damaged: .* goes on from .*step_00000002"):
+        resumed = fit(config, domains, resume=True)
+    assert_same(weights(straight), weights(resumed))
+    rows = [json.loads(line)["step"] for line in (config.out / "metrics.jsonl").read_text().splitlines()]
+    assert rows == [1, 2, 3, 4]
+    assert [p.name[:21] for p in sorted((config.out / "checkpoints").iterdir())] == [
+        "damaged_step_00000004",
+        "step_00000002",
+        "step_00000004",
+    ]
+
+
+def test_a_damaged_best_model_is_set_aside_when_resuming(config, domains):
+    config = small(config)
+    fit(dataclasses.replace(config, steps=2), domains)
+    best = save_best(config.out, 2, RLV2VGAN(ModelConfig(width=1, critics=False)), 0.5)
+    (best / "best.json").write_text("{}")
+    with pytest.warns(RunWarning, match=r"best\.json' is damaged: .*; the best model is sought anew"):
+        fit(dataclasses.replace(config, steps=2), domains, resume=True)
+    assert best_folder(config.out) is None
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(config, domains):
+    config = small(config)
+    straight = fit(dataclasses.replace(config, out=config.out.with_name("straight")), domains)
+    config.out.mkdir()
+    save_config(config, config.out / "config.yaml")
+    (config.out / "metrics.jsonl").write_text('{"step": 1}\n{"st')
+    save_best(config.out, 1, RLV2VGAN(ModelConfig(width=1, critics=False)), 0.0)
+    with pytest.raises(InputError, match=r"rl\.gamma cannot change when resuming"):
+        fit(dataclasses.replace(config, rl=dataclasses.replace(config.rl, gamma=0.5)), domains, resume=True)
+    assert_same(weights(straight), weights(fit(config, domains, resume=True)))
+    rows = [json.loads(line)["step"] for line in (config.out / "metrics.jsonl").read_text().splitlines()]
+    assert rows == [1, 2, 3, 4]
+
+
+def test_a_log_keeps_each_step_once_whatever_was_in_it(tmp_path):
+    rows = b'{"step": 1}\n\xff\xfe\n{"step": 2}\n{"step": 2}\n[]\n{"step": null}\n{"step": 4}\n{"step": 3}\n{"st'
+    (tmp_path / "metrics.jsonl").write_bytes(rows)
+    log = RunLog(tmp_path, 3, 5, quiet=True)
+    log.row(4, 0.0, {})
+    log.close()
+    kept = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert kept == [1, 2, 3, 4]
+
+
+def test_a_second_process_may_not_train_into_the_same_folder(config, domains):
+    config = small(config)
+    config.out.mkdir()
+    hold = "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, 2); print(flush=True); time.sleep(600)"
+    lock = config.out / ".lock"
+    other = subprocess.Popen([sys.executable, "-c", hold, lock], stdout=subprocess.PIPE)
+    try:
+        other.stdout.readline()
+        for resume in (False, True):
+            with pytest.raises(InputError, match=r"run' is in use: another process trains into it"):
+                fit(config, domains, resume=resume)
+    finally:
+        other.kill()
+        other.communicate()
+    fit(config, domains)
+    assert not lock.exists()
 
 
 def test_a_new_run_refuses_a_folder_with_another_runs_best_model(config, domains):
