@@ -17,7 +17,7 @@ import numpy as np
 from rlv2v_fast.data import colour
 from rlv2v_fast.data.cropping import cropping_of
 from rlv2v_fast.data.info import DEFAULT_FPS, VideoInfo
-from rlv2v_fast.data.names import CONTAINERS, damaged, libav_name
+from rlv2v_fast.data.names import CONTAINERS, MOST_PIXELS, check_pixels, damaged, libav_name
 from rlv2v_fast.data.timing import TimedFrame, snapped
 from rlv2v_fast.errors import InputError
 
@@ -36,6 +36,9 @@ _UNDECLARED = frozenset({"mpegts", "mpeg"})
 # Frames per second that a video can have.
 _FASTEST = 1000
 _STRICT = {"err_detect": "crccheck+explode"}
+# A file that is a list of addresses is refused, but only once it is opened: nothing that it names may be.
+_OPENED = _STRICT | {"protocol_whitelist": "file"}
+_DECODED = _STRICT | {"max_pixels": str(MOST_PIXELS)}
 # Decoders that give the transparency of WebM, which libav's own leave out.
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
@@ -47,7 +50,7 @@ def open_container(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 
     try:
         # Metadata texts are not used, so damaged ones do not matter.
-        with av.open(libav_name(path), options=_STRICT, metadata_errors="replace") as container:
+        with av.open(libav_name(path), options=_OPENED, metadata_errors="replace") as container:
             if _CONTAINER_NAMES.isdisjoint(container.format.name.split(",")):
                 raise damaged(path, f"its content is {container.format.name}")
             streams = moving_pictures(container)
@@ -56,9 +59,10 @@ def open_container(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             stream = chosen(streams)
             if stream.codec_context is None:
                 raise InputError(f"video '{path}' cannot be read: no decoder is known for its video stream")
+            check_pixels(f"video '{path}'", stream.width, stream.height)
             # Frame threads drop errors met while a stream ends; slice threads report each with its own packet.
             stream.thread_type = "SLICE"
-            stream.codec_context.options = _STRICT
+            stream.codec_context.options = _DECODED
             yield container, stream
     except InputError:
         raise

@@ -29,6 +29,9 @@ ANIMATION_SUFFIXES = frozenset({".gif", ".webp"})
 FRAME_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 VIDEO_SUFFIXES = CONTAINER_SUFFIXES | ANIMATION_SUFFIXES
 
+# Pixels of the largest frame that is decoded: 16K video has 15360 x 8640. Decoding one takes up to 2 GiB.
+MOST_PIXELS = 2**27
+
 # Errors of reading that are no fault of the video.
 _SYSTEM = frozenset({errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG, errno.ENOENT})
 
@@ -73,6 +76,8 @@ def existing(path: str | os.PathLike[str]) -> Path:
             if path.suffix.lower() not in VIDEO_SUFFIXES:
                 known = f"{USUAL_VIDEOS} (docs/video.md lists more)"
                 raise InputError(f"video '{path}' must be a folder of frames or end in one of {known}")
+            if not path.is_file():  # reading a pipe or a device may never end
+                raise InputError(f"video '{path}' must be a file or a folder; it is neither")
             if not os.access(path, os.R_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except FileNotFoundError:
@@ -88,6 +93,16 @@ def damaged(path: Path, reason: object) -> InputError:
         return InputError(f"video '{path}' cannot be read: {reason.strerror}")
     text = getattr(reason, "strerror", None) or str(reason) or "it ends early"
     return InputError(f"video '{path}' is damaged or not a video: {text.splitlines()[0]}")
+
+
+def check_pixels(what: str, width: int, height: int) -> None:
+    """Raise InputError where a frame of this size would be too large to decode: a small file can declare any size.
+
+    Args:
+        what: the video as messages name it, such as "video 'walk.mp4'".
+    """
+    if width * height > MOST_PIXELS:
+        raise InputError(f"{what} must have at most {MOST_PIXELS} pixels a frame; got {width}x{height}")
 
 
 def libav_name(path: Path) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 from rlv2v_fast.data.colour import on_black
-from rlv2v_fast.data.names import USUAL_FRAMES, damaged, frame_files
+from rlv2v_fast.data.names import USUAL_FRAMES, check_pixels, damaged, frame_files
 from rlv2v_fast.errors import InputError
 
 _ERRORS = (
@@ -87,7 +87,10 @@ def read_folder(path: Path) -> Iterator[Image.Image]:
     for file in files:
         try:
             with Image.open(file) as image:
+                check_pixels(f"video '{file}'", *image.size)
                 yield ImageOps.exif_transpose(image)
+        except InputError:
+            raise
         except _ERRORS as error:
             raise damaged(file, error) from error
 
@@ -106,10 +109,13 @@ def read_animation(path: Path) -> Iterator[Image.Image]:
     declared = len(animation_times(path))
     try:
         with Image.open(path, formats=["GIF", "WEBP"]) as image:
+            check_pixels(f"video '{path}'", *image.size)
             for index in range(declared):
                 image.seek(index)
                 image.load()
                 yield image
+    except InputError:
+        raise
     except _ERRORS as error:
         raise damaged(path, error) from error
 

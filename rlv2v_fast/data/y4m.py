@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 import numpy as np
 
 from rlv2v_fast.data.colour import guessed_matrix
+from rlv2v_fast.data.names import check_pixels
 from rlv2v_fast.errors import InputError, PipeClosedError
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Y4mReader:
             ) from error
         self._stream = self._container.streams.video[0]
         self.width, self.height = self._stream.width, self._stream.height
+        check_pixels("input '-'", self.width, self.height)
         self.fps = Fraction(self._stream.average_rate or 25)
 
     def __iter__(self) -> Iterator[np.ndarray]:

@@ -45,6 +45,8 @@ def read_cube(path: Path) -> Look:
         InputError: the file cannot be read, is no .cube file with a three-dimensional table, or holds the wrong number
             of colours.
     """
+    if path.exists() and not path.is_file():  # reading a pipe or a device may never end
+        raise InputError(f"model {str(path)!r} must be a file; it is not")
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:

@@ -254,27 +254,42 @@ class RLV2VGAN(nn.Module):
             InputError: a file is missing, of a newer format, or does not hold this architecture's tensors.
         """
         folder = Path(folder)
-        model = cls(read_model_config(folder), backend=backend)
-        model.load_weights(folder)
+        config, tensors = read_model_config(folder), _read_tensors(folder / WEIGHTS_FILE)
+        # A few bytes can ask for networks of any size: their shapes are compared before they are given memory.
+        if config.critics > len(tensors):
+            raise InputError(f"model file {folder / WEIGHTS_FILE} holds fewer than {config.critics} critics")
+        with torch.device("meta"):
+            _check_shapes(folder / WEIGHTS_FILE, tensors, cls(config, backend=backend).state_dict())
+        model = cls(config, backend=backend)
+        model.load_state_dict(tensors)
         return model.eval()
 
     def load_weights(self, folder: Path) -> None:
         """Load model.safetensors of folder; InputError names the first tensor that does not fit."""
         path = folder / WEIGHTS_FILE
-        check_hash(path)
-        try:
-            tensors = load(path.read_bytes())  # load_file takes no name that is not UTF-8
-        except FileNotFoundError:
-            raise InputError(f"model {folder} has no {WEIGHTS_FILE}") from None
-        except Exception as error:
-            raise InputError(f"model file {path} cannot be read: {error}") from error
-        own = self.state_dict()
-        for name in sorted(own.keys() | tensors.keys()):
-            saved = tuple(tensors[name].shape) if name in tensors else None
-            wanted = tuple(own[name].shape) if name in own else None
-            if saved != wanted:
-                raise InputError(f"model file {path} holds another architecture: {name} is {saved}, expected {wanted}")
+        tensors = _read_tensors(path)
+        _check_shapes(path, tensors, self.state_dict())
         self.load_state_dict(tensors)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a model file. InputError where it is missing or damaged."""
+    check_hash(path)
+    try:
+        return load(path.read_bytes())  # load_file takes no name that is not UTF-8
+    except FileNotFoundError:
+        raise InputError(f"model {path.parent} has no {WEIGHTS_FILE}") from None
+    except Exception as error:
+        raise InputError(f"model file {path} cannot be read: {error}") from error
+
+
+def _check_shapes(path: Path, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Raise InputError where a model file is of another architecture; it names the first tensor that does not fit."""
+    for name in sorted(own.keys() | tensors.keys()):
+        saved = tuple(tensors[name].shape) if name in tensors else None
+        wanted = tuple(own[name].shape) if name in own else None
+        if saved != wanted:
+            raise InputError(f"model file {path} holds another architecture: {name} is {saved}, expected {wanted}")
 
 
 def read_model_config(folder: Path) -> ModelConfig:
@@ -295,7 +310,10 @@ def read_model_config(folder: Path) -> ModelConfig:
     unknown = set(values) - {field.name for field in fields(ModelConfig)}
     if unknown:
         raise InputError(f"model file {path} has unknown fields: {', '.join(sorted(unknown))}")
-    return ModelConfig(**values)
+    try:
+        return ModelConfig(**values)
+    except (InputError, TypeError) as error:  # the latter where a name is a list
+        raise InputError(f"model file {path} cannot be used: {error}") from error
 
 
 def pad_to_stride(video: Tensor) -> Tensor:

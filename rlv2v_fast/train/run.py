@@ -230,7 +230,9 @@ def check_place(config: TrainConfig, *, resume: bool) -> tuple[Path | None, Path
     assert config.out is not None
     run = config.out
     check_folder(run, f"out {str(run)!r}")
-    (saved, _), (begun, _) = newest_whole(run), newest_whole(run / STARTS)
+    saved, _ = newest_whole(run)
+    # What a run that was killed just then left of its starts after its first checkpoint is of no use.
+    begun = newest_whole(run / STARTS)[0] if saved is None else None
     if resume and saved is None and begun is None and not _is_begun(config, run):
         raise InputError(f"out {str(run)!r} holds no checkpoint to resume from")
     if (saved or begun) and not resume:
@@ -271,6 +273,8 @@ def _prepare(config: TrainConfig, run: Path, resume: bool, held: ExitStack) -> t
         summary_writer()
     remove_unfinished(run)
     remove_unfinished(run / STARTS)
+    if found[0] is not None:
+        shutil.rmtree(run / STARTS, ignore_errors=True)
     if resume:
         _set_damaged_aside(run, found)
         if found == (None, None):
@@ -280,9 +284,10 @@ def _prepare(config: TrainConfig, run: Path, resume: bool, held: ExitStack) -> t
 
 def _set_damaged_aside(run: Path, found: tuple[Path | None, Path | None]) -> None:
     for folder, whole in zip((run, run / STARTS), found, strict=True):
+        if whole is None:
+            continue
         _, errors = newest_whole(folder)
         for damaged, error in zip(reversed(checkpoints(folder)), errors, strict=False):
-            assert whole is not None
             aside = set_aside(damaged)
             warnings.warn(f"{error}; the run goes on from {whole}, and {aside} may be deleted", RunWarning)
     if (best := damage_of_best(run)) is not None:
