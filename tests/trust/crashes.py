@@ -5,6 +5,7 @@ Each function tries its fault some times in a folder, asserts what must hold, an
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import random
@@ -152,10 +153,10 @@ def readonly(times: int, rng: random.Random, folder: Path) -> str:
         assert "not writable" in end.said or "cannot be written" in end.said, end
         out.chmod(0o777)
         life = Life(out, runs.domains, prepare=as_nobody)
-        time.sleep(rng.uniform(0, runs.seconds))
-        out.chmod(0o555)
+        time.sleep(rng.uniform(0, 0.7 * runs.seconds))
+        _allow(out, 0o555)
         end = life.end()
-        out.chmod(0o777)
+        _allow(out, 0o777)
         assert end.status in (0, REFUSED), end
         late += end.status == REFUSED
         if end.status == REFUSED:
@@ -165,6 +166,12 @@ def readonly(times: int, rng: random.Random, folder: Path) -> str:
         f"{times} runs were refused at their start, and {late} of {times} during the run, each with one sentence; "
         f"these resumed alike"
     )
+
+
+def _allow(out: Path, mode: int) -> None:
+    for folder in (out, *(path for path in out.rglob("*") if path.is_dir())):
+        with contextlib.suppress(OSError):  # the run may just have renamed it
+            folder.chmod(mode)
 
 
 def _let_clock_jump(seed: float) -> None:

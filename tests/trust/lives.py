@@ -19,6 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch._dynamo  # here, as yaml, so that lives start faster, and a user who may not read Python's files can train
+import yaml  # noqa: F401
+from PIL import Image
 
 from rlv2v_fast.data.clips import Domain
 from rlv2v_fast.data.synthetic import figure1_clips
@@ -61,6 +64,7 @@ def run_config(out: Path) -> TrainConfig:
 
 def make_domains() -> dict[str, Domain]:
     torch.set_num_threads(1)
+    Image.init()
     return {
         name: Domain.from_arrays(figure1_clips(kind, 3, 8, SIZE, seed=1), frames=FRAMES, size=SIZE)
         for name, kind in (("x", "source"), ("y", "target"))
