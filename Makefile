@@ -4,7 +4,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format gpu-test bench looks docs clean
+.PHONY: help install demo test trust lint format gpu-test bench looks docs clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,10 @@ demo: .venv/installed ## learn Figure 1's task in about 4 minutes, into runs/dem
 # worksteal keeps the tests of a file together, which share what is slow to set up.
 test: .venv/installed lint ## lint, then every test that this machine can run
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+# About 20 minutes on 2 cores of a quiet machine (an estimate). A row of docs/reliability.md is one fault.
+trust: .venv/installed ## kill runs and damage files, and write what came of it into docs/reliability.md
+	$(BIN)/python -m tests.trust --write
 
 CLANG_FORMAT = find csrc tests/csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' | xargs $(BIN)/clang-format
 lint: .venv/installed ## ruff, clang-format and mypy, changing nothing

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rlv2v_fast.errors import InputError
+
+# How names of temporaries begin.
+_MARK = ".rlv2v-"
 
 
 @contextmanager
@@ -26,7 +29,14 @@ def written(what: str) -> Iterator[None]:
 
 def temporary(path: Path) -> Path:
     """A new name in the folder of path, to write under and then rename. It is short, however long path's name is."""
-    return path.with_name(f".rlv2v-{secrets.token_hex(6)}.tmp{path.suffix.lower()[:8]}")
+    return path.with_name(f"{_MARK}{secrets.token_hex(6)}.tmp{path.suffix.lower()[:8]}")
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Delete what killed processes left in a folder into which no other process writes now."""
+    for left in folder.glob(f"{_MARK}*.tmp*"):
+        with suppress(OSError):
+            left.unlink()
 
 
 @contextmanager

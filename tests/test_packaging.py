@@ -32,6 +32,7 @@ FAST_TESTS = [
     "tests/rl/test_replay.py::test_the_state_is_a_copy",
     "tests/train/report/test_settings.py::test_what_differs_comes_first_and_everything_has_a_meaning",
     "tests/train/test_config.py::test_presets_load",
+    "tests/trust/test_crashes.py::test_a_row_of_the_page_replaces_the_earlier_one",
 ]
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from rlv2v_fast.data.locks import locked
 from rlv2v_fast.errors import InputError, RunWarning, TrainingDivergedError
-from rlv2v_fast.files import check_folder, write_text
+from rlv2v_fast.files import check_folder, remove_temporaries, write_text
 from rlv2v_fast.train import distributed, look
 from rlv2v_fast.train.checkpoint import (
     SETTINGS_FILE,
@@ -271,6 +271,8 @@ def _prepare(config: TrainConfig, run: Path, resume: bool, held: ExitStack) -> t
     found = check_place(config, resume=resume)
     if config.tensorboard:
         summary_writer()
+    for folder in (run, run / "previews"):
+        remove_temporaries(folder)
     remove_unfinished(run)
     remove_unfinished(run / STARTS)
     if found[0] is not None:
