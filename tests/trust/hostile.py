@@ -12,6 +12,7 @@ import random
 import resource
 import shutil
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from fractions import Fraction
@@ -230,6 +231,7 @@ def _try_reader(
 def attempt(times: int, rng: random.Random, folder: Path) -> str:
     """At least so many damaged files, for all readers together."""
     av.logging.set_level(None)
+    warnings.simplefilter("ignore")  # of Pillow and torch, of what is damaged
     with open("/proc/self/statm") as file:
         here = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (here + ROOM, here + ROOM))
@@ -289,10 +291,8 @@ def places(times: int, rng: random.Random, folder: Path) -> str:
             raise AssertionError(f"{name} was read")
         finally:
             faulthandler.cancel_dump_traceback_later()
-    try:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that links lead nowhere
         found = find_videos(loop, "source")
-    except InputError as error:
-        check_sentence(str(error), "loop")
-        found = []
     assert len(found) <= len(list(loop.iterdir()))
     return f"{len(NAMES)} odd names were read, and {refused} pipes, devices, link loops and folders refused in one line"
