@@ -65,7 +65,8 @@ def main() -> None:
         if outcome == "":
             continue
         failed = failed or outcome is None
-        row = f"| {fault.name} | {times} | {outcome or '**failed**'} | `python -m tests.trust {name} --times {times}` |"
+        command = f"python -m tests.trust {name} --times {times} --seed {options.seed}"
+        row = f"| {fault.name} | {times} | {outcome or '**failed**'} | `{command}` |"
         print(f"{row}  ({time.monotonic() - begin:.0f} s)", flush=True)
         if options.write:
             write_row(name, row)
