@@ -15,6 +15,18 @@ from rlv2v_fast.train.signals import SIGNALS, Stopped, held_back, raised
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.fixture(autouse=True)
+def no_signal_is_ignored():
+    """Under nohup, SIGHUP is, and then it stays so."""
+    previous = {each: signal.getsignal(each) for each in SIGNALS}
+    for each, handler in previous.items():
+        if handler is signal.SIG_IGN:
+            signal.signal(each, signal.SIG_DFL)
+    yield
+    for each, handler in previous.items():
+        signal.signal(each, handler)
+
+
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_each_signal_is_raised_with_its_exit_status(signum, status):
     before = [signal.getsignal(each) for each in SIGNALS]
