@@ -88,7 +88,7 @@ def test_the_first_process_alone_writes_and_each_keeps_its_state(together, folde
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
     assert [p.name for p in checkpoints(run)] == ["step_00000001", "step_00000002"]
     names = {p.name for p in checkpoints(run)[-1].iterdir()}
-    assert names == {"README.md", "config.json", "model.safetensors", "state.pt", "state_1.pt"}
+    assert names == {"README.md", "SHA256SUMS", "config.json", "model.safetensors", "state.pt", "state_1.pt"}
     assert not list((run / "checkpoints").glob(".*"))
 
 
