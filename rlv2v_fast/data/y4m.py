@@ -153,19 +153,23 @@ class Y4mWriter:
         self.frames += 1
 
     def _mux(self, frame: VideoFrame) -> None:
+        from av.error import FFmpegError
+
         try:
             self._container.mux(self._stream.encode(frame))
-        except OSError as error:  # libav's errors as well
+        except (OSError, FFmpegError) as error:  # not every error of libav is an OSError
             if self._bytes.is_closed:
                 raise PipeClosedError from error
-            raise InputError(f"output '-' cannot be written: {error.strerror}") from error
+            raise InputError(f"output '-' cannot be written: {getattr(error, 'strerror', error)}") from error
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        from av.error import FFmpegError
+
         try:
             self._container.close()
-        except OSError:
+        except (OSError, FFmpegError):
             if kind is None and not self._bytes.is_closed:
                 raise
 
