@@ -94,12 +94,15 @@ def test_a_frame_does_not_wait_for_the_next():
 
 
 @pytest.mark.parametrize("buffering", [0, -1])
-def test_a_reader_that_leaves_is_no_fault(buffering):
+@pytest.mark.parametrize("read", [0, 1, 3])
+def test_a_reader_that_leaves_is_no_fault(buffering, read):
     reading, writing = os.pipe()
-    os.close(reading)
     stream = os.fdopen(writing, "wb", buffering=buffering)
     with pytest.raises(PipeClosedError), Y4mWriter(stream, 64, 48, Fraction(10)) as writer:
-        writer.write(np.zeros((48, 64, 3), np.uint8))
+        for index in range(6):
+            if index == read:
+                os.close(reading)
+            writer.write(np.zeros((48, 64, 3), np.uint8))
     with suppress(BrokenPipeError):  # what is left in the buffer
         stream.close()
 
