@@ -66,7 +66,7 @@ class Settled:
             if matched
             else "a look"
         )
-        shown = f"lights in the dark that the look does not explain: evidence {self.evidence:.2f}, {ENOUGH} is enough"
+        shown = f"lights in the dark that the look does not explain: evidence {self.evidence:.3g}, {ENOUGH} is enough"
         if not self.alone:
             return f"{found} and a game: the target shows {shown}"
         return f"{found} alone: the target shows no {shown}"
