@@ -93,7 +93,7 @@ def probe_container(path: Path) -> VideoInfo:
             raise InputError(f"video '{path}' must hold at least one frame, but it holds none")
         frame, start = first
         colours = _colours(path, frame)
-        sideways = _is_transposed(frame)
+        sideways = _is_transposed(_matrix(frame))
         height, width = cropping_of(path, container.format.name, stream.index).size(frame.height, frame.width)
         height, width = (width, height) if sideways else (height, width)
         aspect = Fraction(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1) or Fraction(1)
@@ -268,15 +268,15 @@ def _matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
     return a, b, c, d
 
 
-def _is_transposed(frame: VideoFrame) -> bool:
-    a, b, c, d = _matrix(frame)
+def _is_transposed(matrix: tuple[int, int, int, int]) -> bool:
+    a, b, c, d = matrix
     return abs(b) + abs(c) > abs(a) + abs(d)
 
 
 def _upright(pixels: np.ndarray, frame: VideoFrame) -> np.ndarray:
     """The pixels as shown: turned by the nearest multiple of 90 degrees, and mirrored, as the frame's matrix says."""
-    a, b, c, d = _matrix(frame)
-    if _is_transposed(frame):
+    a, b, c, d = matrix = _matrix(frame)
+    if _is_transposed(matrix):
         pixels, a, d = pixels.transpose(1, 0, 2), c, b
     return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
 

@@ -21,6 +21,8 @@ from rlv2v_fast.models.generator import START, STRIDE, GeneratorState
 from rlv2v_fast.models.rlv2vgan import RLV2VGAN
 
 PROGRAM, ONNX, STATE = "step.pt2", "step.onnx", "step.json"
+# Side of the frame that shows the shapes of the state.
+STATE_SIDE = 64
 
 
 class StreamingStep(nn.Module):
@@ -28,17 +30,16 @@ class StreamingStep(nn.Module):
 
     Args:
         generator: in eval mode.
-        size: H and W, multiples of 8 where the generator needs it, of a frame that shows the shapes of the state.
 
     Attributes:
-        shapes: of the state's tensors for that size. A stream begins with zeros.
+        shapes: of the state's tensors for frames of STATE_SIDE x STATE_SIDE. A stream begins with zeros.
     """
 
-    def __init__(self, generator: nn.Module, size: tuple[int, int] = (64, 64)) -> None:
+    def __init__(self, generator: nn.Module) -> None:
         super().__init__()
         self.generator = generator
         with torch.no_grad():
-            _, state = generator.stream(torch.zeros(1, 1, 3, *size), START)  # type: ignore[operator]
+            _, state = generator.stream(torch.zeros(1, 1, 3, STATE_SIDE, STATE_SIDE), START)  # type: ignore[operator]
         leaves, self._form = _taken_apart(state)
         self.shapes = [tuple(leaf.shape) for leaf in leaves]
 
@@ -105,10 +106,6 @@ def export_step(
     }
     (folder / STATE).write_text(json.dumps(record, indent=1) + "\n")
     return [folder / PROGRAM, folder / ONNX, folder / STATE]
-
-
-# Side of the frame that shows the shapes of the state.
-STATE_SIDE = 64
 
 
 def _example(step: StreamingStep, size: tuple[int, int]) -> tuple[Tensor, ...]:
