@@ -98,11 +98,16 @@ def test_a_frame_does_not_wait_for_the_next():
 def test_a_reader_that_leaves_is_no_fault(buffering, read):
     reading, writing = os.pipe()
     stream = os.fdopen(writing, "wb", buffering=buffering)
-    with pytest.raises(PipeClosedError), Y4mWriter(stream, 64, 48, Fraction(10)) as writer:
-        for index in range(6):
-            if index == read:
-                os.close(reading)
-            writer.write(np.zeros((48, 64, 3), np.uint8))
+
+    def feed():
+        with Y4mWriter(stream, 64, 48, Fraction(10)) as writer:
+            for index in range(6):
+                if index == read:
+                    os.close(reading)
+                writer.write(np.zeros((48, 64, 3), np.uint8))
+
+    with pytest.raises(PipeClosedError):
+        feed()
     with suppress(BrokenPipeError):  # what is left in the buffer
         stream.close()
 
